@@ -1,0 +1,1 @@
+"""klmap: maps of language models from their log-likelihoods on one fixed set of texts."""

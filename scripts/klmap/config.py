@@ -1,0 +1,482 @@
+"""config.yaml: every key, its default, its check and its documentation.
+
+The pydantic models here are the single source: the JSON schema for editors, the fingerprints of
+the scores and the names of all files come from them. Importable without torch, numpy or
+Snakemake, because every Snakemake process reads it while it parses the workflow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from klmap.errors import ConfigError
+from klmap.files import canonical
+from klmap.places import Places, read_model_file, shown
+
+SCORER_VERSION = 1
+"""Number of the scoring protocol; raised by hand when the numbers of a score change."""
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+"""Names of text sets, and of models that are given one."""
+
+SOURCE_PATTERN = NAME_PATTERN + r"(?:@[A-Za-z0-9._-]+)?"
+"""A model and its revision, ``org--name[@revision]``."""
+
+MODEL_PATTERN = SOURCE_PATTERN + r"(?:\+[A-Za-z0-9._]+)*"
+"""A source with its variant, ``org--name[@revision][+variant]``."""
+
+FINGERPRINT_PATTERN = r"[0-9a-f]{12}"
+
+RESERVED_TEXT_NAMES = ("models", "published")
+
+Dtype = Literal["float32", "float16", "bfloat16", "auto"]
+Quantization = Literal["none", "int8", "nf4", "fp4"]
+Prefix = Literal["default", "bos"]
+Overlength = Literal["window", "truncate", "fail"]
+
+
+class _Strict(BaseModel):
+    """Unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Texts(_Strict):
+    n: int | None = Field(None, ge=2)
+    """Number of texts; null takes all that the source has."""
+    max_bytes: int = Field(1024, ge=16)
+    """Upper end of a chunk in UTF-8 bytes."""
+    min_bytes: int = Field(256, ge=0)
+    """A chunk must have strictly more UTF-8 bytes than this."""
+    seed: int = 42
+    """Seed of the sample."""
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides which texts come out: the part of the fingerprint that concerns texts."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class EnvironmentTexts(_Texts):
+    """Real text found in the installed Python environment; works offline."""
+
+    source: Literal["environment"]
+    n: int = Field(600, ge=2)
+    """Number of texts, spread evenly over the domains."""
+
+
+class FileTexts(_Texts):
+    """Texts of your own: .jsonl, .parquet, or .txt with one text per line."""
+
+    source: Literal["file"]
+    path: str
+    """The file, relative to the working directory."""
+    text_field: str = Field("text", alias="field")
+    """The field, or column, with the text."""
+    domain_field: str = "domain"
+    """The field with the text's domain; texts without it belong to the domain `all`."""
+    chunk: bool = False
+    """Cut every record into chunks and sample them, instead of taking records as they are."""
+    min_bytes: int = Field(0, ge=0)
+    """A text must have strictly more UTF-8 bytes than this."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Name the field as in config.yaml."""
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+
+
+class HubTexts(_Texts):
+    """A dataset of the Hugging Face Hub, streamed, cut into chunks and sampled."""
+
+    source: Literal["hub"]
+    dataset: str
+    """The dataset's id, for example monology/pile-uncopyrighted."""
+    subset: str | None = None
+    """The dataset's configuration, where it has several."""
+    split: str = "train"
+    """The split to stream."""
+    revision: str | None = None
+    """Commit, tag or branch of the dataset."""
+    text_field: str = Field("text", alias="field")
+    """The field with the document."""
+    domain_field: str | None = None
+    """The field with the domain, nested fields joined by a dot (`meta.pile_set_name`)."""
+    documents: int | None = Field(1_000_000, ge=1)
+    """How many documents to read, in order; null reads the whole split."""
+    n: int = Field(10_000, ge=2)
+    """Number of texts."""
+    pool: int | None = Field(None, ge=2)
+    """Chunks drawn, of which the first n are kept; null draws four times n, as published."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Name the field as in config.yaml."""
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+
+
+TextSet = Annotated[EnvironmentTexts | FileTexts | HubTexts, Field(discriminator="source")]
+
+
+class ModelEntry(_Strict):
+    """One model of the map. A plain string in `models` is an entry with this id alone."""
+
+    id: str = Field(min_length=1)
+    """A Hub id (`org/name`), a local folder (beginning with `./`, `../`, `/` or `~`), or a model
+    of the demo zoo (`demo/...`, with `@checkpoint` where wanted)."""
+    revision: str | None = Field(None, min_length=1)
+    """Commit, tag or branch; the default branch without it."""
+    name: str | None = Field(None, pattern=f"^{NAME_PATTERN}$")
+    """The name on the map and in file names, instead of the one made from the id."""
+    family: str | None = None
+    """The family shown on the map, instead of the one the model's configuration names."""
+    dtype: Dtype | None = None
+    """Overrides `scoring.dtype` for this model."""
+    quantization: Quantization | None = None
+    """Quantise the weights while loading."""
+    prefix: Prefix | None = None
+    """Overrides `scoring.prefix` for this model."""
+    overlength: Overlength | None = None
+    """Overrides `scoring.overlength` for this model."""
+
+    @field_validator("revision", mode="before")
+    @classmethod
+    def _revision_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @property
+    def repository(self) -> str:
+        """The id without an ``@revision`` written behind it."""
+        return self.id.partition("@")[0] if self._inline else self.id
+
+    @property
+    def effective_revision(self) -> str | None:
+        """The revision, from its own key or written behind the id."""
+        return self.id.partition("@")[2] if self._inline else self.revision
+
+    @property
+    def _inline(self) -> bool:
+        return "@" in self.id and not self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the id is a folder on this machine."""
+        return self.id.startswith(("./", "../", "/", "~")) or self.id in (".", "..")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the model is one of the demo zoo, built here."""
+        return self.id.startswith("demo/")
+
+    @property
+    def source(self) -> str:
+        """``org--name[@revision]``: what the card and the weights are filed under."""
+        stem = re.sub(r"^(?:~?/|\.{1,2}/)+", "", self.repository).strip("/").replace("/", "--")
+        revision = self.effective_revision
+        return stem if revision is None else f"{stem}@{revision.replace('/', '--')}"
+
+    @property
+    def slug(self) -> str:
+        """The model's name on the map: `name`, or the source with its variant."""
+        if self.name is not None:
+            return self.name
+        variant = (self.quantization, self.dtype, self.prefix, self.overlength)
+        return "+".join([self.source, *(part for part in variant if part is not None)])
+
+
+class Scoring(_Strict):
+    """How log-likelihoods are computed, unless a model says otherwise."""
+
+    dtype: Dtype = "auto"
+    """float32, float16, bfloat16, or auto: the most exact that is fast on the device."""
+    prefix: Prefix = "default"
+    """default: the special tokens the tokenizer adds by itself, as in the published vectors.
+    bos: exactly one beginning-of-sequence token, so that every real token is scored."""
+    overlength: Overlength = "window"
+    """Texts longer than the context: window scores every token once, truncate cuts as published,
+    fail refuses."""
+    keep_tokens: bool = False
+    """Also store the log-probability of every token."""
+
+
+class Map(_Strict):
+    """How the map is drawn."""
+
+    method: Literal["tsne", "pca"] = "tsne"
+    """Layout method."""
+    metric: Literal["euclidean", "sqeuclidean"] = "euclidean"
+    """What t-SNE calls a distance: the square root of KL, or KL itself as in the first paper."""
+    perplexity: float = Field(30, gt=1)
+    """t-SNE perplexity; lowered by itself for few models."""
+    iterations: int = Field(1000, ge=250)
+    """t-SNE iterations; the published map used 10,000."""
+    seed: int = 42
+    """Seed of the layout."""
+    color_by: Literal[
+        "family", "architecture", "parameters", "bits_per_byte", "created_at", "base_model"
+    ] = "family"
+    """The column of models.tsv that colours the points."""
+    neighbors: int = Field(10, ge=1)
+    """How many nearest models are listed for each model."""
+    dense_limit: int = Field(5000, ge=2)
+    """Up to this many models all pairs are stored, above it only the neighbours."""
+
+
+class Hardware(_Strict):
+    """What the machines offer. Never part of a fingerprint."""
+
+    gpu_memory_gb: float = Field(80, gt=0)
+    """Memory of one GPU."""
+    max_gpus: int = Field(4, ge=0)
+    """GPUs one job may ask for; 0 for a machine without."""
+    disk_budget_gb: float = Field(500, gt=0)
+    """How much disk downloaded weights may hold at one time."""
+    batch_tokens: int | None = Field(None, ge=1)
+    """Tokens per batch; null chooses by device."""
+
+
+class Analyses(_Strict):
+    """Analyses beyond the map, each off until named."""
+
+
+class Config(_Strict):
+    """The whole of config.yaml."""
+
+    results: str = Field("results", min_length=1)
+    """Where everything is written."""
+    texts: dict[str, TextSet] = Field(min_length=1)
+    """One map per text set."""
+    models: list[ModelEntry] = Field(default_factory=list)
+    """One model per line."""
+    model_files: list[str] = Field(default_factory=list)
+    """Further models: .yaml lists or .tsv sheets with the same keys."""
+    scoring: Scoring = Scoring()
+    """How log-likelihoods are computed."""
+    on_model_failure: Literal["stop", "skip"] = "stop"
+    """stop: no map until every model has a score. skip: the map is drawn without the failed ones."""
+    map: Map = Map()
+    """How the map is drawn."""
+    hardware: Hardware = Hardware()
+    """What the machines offer."""
+    analyses: Analyses = Analyses()
+    """Analyses beyond the map."""
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _plain_ids(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            return [{"id": item} if isinstance(item, str) else item for item in value]
+        return value
+
+    @cached_property
+    def by_slug(self) -> dict[str, ModelEntry]:
+        """Every model under its name on the map."""
+        return {entry.slug: entry for entry in self.models}
+
+    @cached_property
+    def by_source(self) -> dict[str, ModelEntry]:
+        """One model for every source; variants of a source share its weights."""
+        return {entry.source: entry for entry in self.models}
+
+    def spec(self, texts: str, entry: ModelEntry) -> dict[str, Any]:
+        """The science of one score, and nothing else: what the fingerprint hashes."""
+        return {
+            "id": entry.repository,
+            "revision": entry.effective_revision,
+            "dtype": entry.dtype or self.scoring.dtype,
+            "quantization": None if entry.quantization == "none" else entry.quantization,
+            "prefix": entry.prefix or self.scoring.prefix,
+            "overlength": entry.overlength or self.scoring.overlength,
+            "texts": self.texts[texts].recipe(),
+            "scorer_version": SCORER_VERSION,
+        }
+
+
+def fingerprint(spec: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits of a score's settings.
+
+    Keys that are None are left out and the rest sorted, so a new optional key changes no old
+    fingerprint and the order of keys never matters.
+    """
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()[:12]
+
+
+def load(path: Path) -> Config:
+    """Read and check one config.yaml.
+
+    Raises:
+        ConfigError: one line per problem, each with its place and the fix.
+    """
+    return check(Places([path]).merged(), [path])
+
+
+def check(raw: Mapping[str, Any], paths: Sequence[Path] = ()) -> Config:
+    """Check a configuration that somebody else has read, as Snakemake does.
+
+    Args:
+        raw: the merged configuration.
+        paths: the files it came from, in the order of merging, for the places in messages.
+
+    Raises:
+        ConfigError: one line per problem, each with its place and the fix.
+    """
+    places = Places(paths)
+    problems = places.duplicate_keys()
+    prepared, origins, file_problems = _with_model_files(raw)
+    problems += file_problems
+    try:
+        config = Config.model_validate(prepared)
+    except ValidationError as error:
+        problems += [_describe(item, places, origins, prepared) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+    problems += _cross_checks(config, places, origins)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return config
+
+
+def _with_model_files(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Append the models of ``model_files``; the place of each appended model; what went wrong."""
+    prepared = dict(raw)
+    for section in ("models", "model_files", "scoring", "map", "hardware", "analyses"):
+        if section in prepared and prepared[section] is None:
+            del prepared[section]
+    models = prepared.get("models", [])
+    files = prepared.get("model_files", [])
+    if not isinstance(models, list) or not isinstance(files, list):
+        return prepared, [], []
+    origins: list[str] = ["" for _ in models]
+    problems: list[str] = []
+    extra: list[Any] = []
+    for name in files:
+        if isinstance(name, str):
+            try:
+                for place, entry in read_model_file(Path(name)):
+                    extra.append(entry)
+                    origins.append(place)
+            except ConfigError as error:
+                problems.append(str(error))
+    return {**prepared, "models": [*models, *extra]}, origins, problems
+
+
+def _describe(
+    item: Any, places: Places, origins: Sequence[str], prepared: Mapping[str, Any]
+) -> str:
+    """One pydantic error as `place: what was found, what is expected`."""
+    location = [part for part in item["loc"]]
+    if location[:1] == ["texts"] and len(location) > 2:
+        location = location[:2] + location[3:]
+    context = item.get("ctx", {})
+    value = item.get("input")
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location, prepared)
+        text = f"unknown key; {known}"
+    elif kind == "missing":
+        text = "missing; this key is required"
+    elif kind in ("literal_error", "union_tag_invalid"):
+        allowed = context.get("expected") or context.get("expected_tags", "")
+        allowed = allowed.replace("'", "").replace(" or ", ", ")
+        tag = context.get("tag", value)
+        if kind == "union_tag_invalid":
+            location = [*location, "source"]
+        text = f"{shown(tag)} is not one of {allowed}"
+    elif kind == "union_tag_not_found":
+        location = [*location, "source"]
+        text = "missing; say source: environment, file or hub"
+    elif kind == "string_pattern_mismatch":
+        text = (
+            f"{shown(value)} may hold letters, digits, '.', '_' and '-' only, "
+            "and begin with a letter or digit"
+        )
+    elif kind in ("too_short", "string_too_short"):
+        text = "is empty; give at least one"
+    else:
+        message = item["msg"]
+        text = f"{shown(value)}: {message[0].lower()}{message[1:]}"
+    return f"{places.name(location, origins)}: {text}{places.line(location, origins)}"
+
+
+def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
+    model: type[BaseModel] = Config
+    if location[:1] == ["models"]:
+        model = ModelEntry
+    elif location[:1] == ["texts"] and len(location) > 2:
+        source = prepared["texts"][location[1]].get("source")
+        model = {"environment": EnvironmentTexts, "file": FileTexts}.get(source, HubTexts)
+    elif len(location) > 1:
+        sections = {"scoring": Scoring, "map": Map, "hardware": Hardware, "analyses": Analyses}
+        model = sections[str(location[0])]
+    keys = [field.alias or name for name, field in model.model_fields.items()]
+    return f"known keys: {', '.join(keys)}" if keys else "this version has none to choose from"
+
+
+def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> list[str]:
+    """What pydantic cannot see: names that collide or cannot be file names."""
+    problems = []
+    for name in config.texts:
+        where = ["texts", name]
+        if name in RESERVED_TEXT_NAMES:
+            text = "this name is reserved for klmap's own folders; choose another"
+        elif not re.fullmatch(NAME_PATTERN, name):
+            text = "a text set's name may hold letters, digits, '.', '_' and '-' only"
+        else:
+            continue
+        problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
+    slugs: dict[str, int] = {}
+    sources: dict[str, int] = {}
+    for number, entry in enumerate(config.models):
+        text = _entry_problem(config, entry, number, slugs, sources)
+        if text is not None:
+            where = ["models", number]
+            name = places.name(where, origins)
+            problems.append(f"{name}: {text}{places.line(where, origins)}")
+    return problems
+
+
+def _entry_problem(
+    config: Config,
+    entry: ModelEntry,
+    number: int,
+    slugs: dict[str, int],
+    sources: dict[str, int],
+) -> str | None:
+    if entry._inline and entry.revision is not None:
+        return f"{entry.id!r} names a revision and there is a key revision too; keep one of them"
+    if not re.fullmatch(SOURCE_PATTERN, entry.source):
+        return (
+            f"{entry.id!r} gives the file name {entry.source!r}, which may hold letters, digits, "
+            "'.', '_' and '-' only; rename the folder or make a link to it"
+        )
+    first = slugs.setdefault(entry.slug, number)
+    if first != number:
+        return (
+            f"{entry.slug!r} is the name of models[{first}] ({config.models[first].id}) too; "
+            "remove one or give one a name of its own with name:"
+        )
+    first = sources.setdefault(entry.source, number)
+    other = config.models[first]
+    same = (entry.repository, entry.effective_revision) == (
+        other.repository,
+        other.effective_revision,
+    )
+    if not same:
+        return (
+            f"{entry.id!r} and models[{first}] ({other.id!r}) would share the folder "
+            f"{entry.source!r}; rename one of the folders or make a link to it"
+        )
+    return None
+
+
+def json_schema() -> str:
+    """The JSON schema of config.yaml, for editors."""
+    schema = Config.model_json_schema(by_alias=True)
+    entry = schema["properties"]["models"]["items"]
+    schema["properties"]["models"]["items"] = {"anyOf": [{"type": "string"}, entry]}
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2) + "\n"
