@@ -258,7 +258,8 @@ class Config(_Strict):
     scoring: Scoring = Scoring()
     """How log-likelihoods are computed."""
     on_model_failure: Literal["stop", "skip"] = "stop"
-    """stop: no map until every model has a score. skip: the map is drawn without the failed ones."""
+    """stop: no map until every model has a score. skip: the map is drawn without the failed
+    ones."""
     map: Map = Map()
     """How the map is drawn."""
     hardware: Hardware = Hardware()
@@ -295,6 +296,20 @@ class Config(_Strict):
             "texts": self.texts[texts].recipe(),
             "scorer_version": SCORER_VERSION,
         }
+
+
+TEXT_SOURCES: dict[str, type[BaseModel]] = {
+    "environment": EnvironmentTexts,
+    "file": FileTexts,
+    "hub": HubTexts,
+}
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "scoring": Scoring,
+    "map": Map,
+    "hardware": Hardware,
+    "analyses": Analyses,
+}
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:
@@ -368,7 +383,7 @@ def _describe(
     item: Any, places: Places, origins: Sequence[str], prepared: Mapping[str, Any]
 ) -> str:
     """One pydantic error as `place: what was found, what is expected`."""
-    location = [part for part in item["loc"]]
+    location = list(item["loc"])
     if location[:1] == ["texts"] and len(location) > 2:
         location = location[:2] + location[3:]
     context = item.get("ctx", {})
@@ -408,10 +423,9 @@ def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
         model = ModelEntry
     elif location[:1] == ["texts"] and len(location) > 2:
         source = prepared["texts"][location[1]].get("source")
-        model = {"environment": EnvironmentTexts, "file": FileTexts}.get(source, HubTexts)
+        model = TEXT_SOURCES.get(source, HubTexts)
     elif len(location) > 1:
-        sections = {"scoring": Scoring, "map": Map, "hardware": Hardware, "analyses": Analyses}
-        model = sections[str(location[0])]
+        model = SECTIONS[str(location[0])]
     keys = [field.alias or name for name, field in model.model_fields.items()]
     return f"known keys: {', '.join(keys)}" if keys else "this version has none to choose from"
 
@@ -431,11 +445,12 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
     slugs: dict[str, int] = {}
     sources: dict[str, int] = {}
     for number, entry in enumerate(config.models):
-        text = _entry_problem(config, entry, number, slugs, sources)
-        if text is not None:
-            where = ["models", number]
-            name = places.name(where, origins)
-            problems.append(f"{name}: {text}{places.line(where, origins)}")
+        problem = _entry_problem(config, entry, number, slugs, sources)
+        if problem is not None:
+            place: list[Any] = ["models", number]
+            problems.append(
+                f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
+            )
     return problems
 
 

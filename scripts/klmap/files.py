@@ -46,7 +46,7 @@ def atomic(path: Path) -> Iterator[Path]:
                 _sync(file)
         if temporary.is_dir():
             remove(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync(path.parent)
     finally:
         remove(temporary)
