@@ -35,6 +35,8 @@ MODEL_PATTERN = SOURCE_PATTERN + r"(?:\+[A-Za-z0-9._]+)*"
 
 FINGERPRINT_PATTERN = r"[0-9a-f]{12}"
 
+FILE_NAMES = "letters, digits, '.', '_' and '-' are fine, a letter or digit first"
+
 RESERVED_TEXT_NAMES = ("models", "published")
 
 Dtype = Literal["float32", "float16", "bfloat16", "auto"]
@@ -205,7 +207,7 @@ class Scoring(_Strict):
 
 
 class Map(_Strict):
-    """How the map is drawn."""
+    """Settings of the layout, the distances and the figures."""
 
     method: Literal["tsne", "pca"] = "tsne"
     """Layout method."""
@@ -221,6 +223,9 @@ class Map(_Strict):
         "family", "architecture", "parameters", "bits_per_byte", "created_at", "base_model"
     ] = "family"
     """The column of models.tsv that colours the points."""
+    clip_threshold: float | None = None
+    """Nats; lower log-likelihoods count as this one. Null takes the 2 % quantile of all values;
+    give the number stored in another matrix.h5 to place models on that map."""
     neighbors: int = Field(10, ge=1)
     """How many nearest models are listed for each model."""
     dense_limit: int = Field(5000, ge=2)
@@ -234,6 +239,8 @@ class Hardware(_Strict):
     """Memory of one GPU."""
     max_gpus: int = Field(4, ge=0)
     """GPUs one job may ask for; 0 for a machine without."""
+    cpus: int = Field(4, ge=1)
+    """CPUs of one scoring job."""
     disk_budget_gb: float = Field(500, gt=0)
     """How much disk downloaded weights may hold at one time."""
     batch_tokens: int | None = Field(None, ge=1)
@@ -247,8 +254,8 @@ class Analyses(_Strict):
 class Config(_Strict):
     """The whole of config.yaml."""
 
-    results: str = Field("results", min_length=1)
-    """Where everything is written."""
+    results: str = Field("results", pattern=r"^[A-Za-z0-9._/~-]+$")
+    """Where everything is written; a path without spaces."""
     texts: dict[str, TextSet] = Field(min_length=1)
     """One map per text set."""
     models: list[ModelEntry] = Field(default_factory=list)
@@ -405,10 +412,7 @@ def _describe(
         location = [*location, "source"]
         text = "missing; say source: environment, file or hub"
     elif kind == "string_pattern_mismatch":
-        text = (
-            f"{shown(value)} may hold letters, digits, '.', '_' and '-' only, "
-            "and begin with a letter or digit"
-        )
+        text = f"{shown(value)} holds a character that file names here may not have; {FILE_NAMES}"
     elif kind in ("too_short", "string_too_short"):
         text = "is empty; give at least one"
     else:
@@ -438,7 +442,7 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
         if name in RESERVED_TEXT_NAMES:
             text = "this name is reserved for klmap's own folders; choose another"
         elif not re.fullmatch(NAME_PATTERN, name):
-            text = "a text set's name may hold letters, digits, '.', '_' and '-' only"
+            text = f"not a name for a text set; {FILE_NAMES}"
         else:
             continue
         problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
@@ -465,8 +469,8 @@ def _entry_problem(
         return f"{entry.id!r} names a revision and there is a key revision too; keep one of them"
     if not re.fullmatch(SOURCE_PATTERN, entry.source):
         return (
-            f"{entry.id!r} gives the file name {entry.source!r}, which may hold letters, digits, "
-            "'.', '_' and '-' only; rename the folder or make a link to it"
+            f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "
+            f"{FILE_NAMES}: rename the folder or make a link to it"
         )
     first = slugs.setdefault(entry.slug, number)
     if first != number:

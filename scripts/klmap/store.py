@@ -109,6 +109,8 @@ class Distances:
         kl: (K, K) float64, or None above the dense limit.
         se: (K, K) float32, standard errors of ``kl`` over texts, or None above the dense limit.
         texts_sha256: hash of the text set.
+        n_texts: number of texts, N.
+        mean_bytes: UTF-8 bytes per text, B; one bit per byte is ``B ln 2`` nats per text.
     """
 
     model: list[str]
@@ -117,6 +119,8 @@ class Distances:
     kl: Floats | None
     se: Floats32 | None
     texts_sha256: str
+    n_texts: int
+    mean_bytes: float
 
 
 def write_score(path: Path, score: Score) -> None:
@@ -238,7 +242,8 @@ def write_distances(path: Path, distances: Distances) -> None:
         if distances.kl is not None and distances.se is not None:
             file.create_dataset("kl", data=distances.kl, dtype=np.float64)
             file.create_dataset("se", data=distances.se, dtype=np.float32)
-        file.attrs["texts_sha256"] = distances.texts_sha256
+        for key in ("texts_sha256", "n_texts", "mean_bytes"):
+            file.attrs[key] = getattr(distances, key)
         file.attrs["unit"] = "bits/byte"
 
 
@@ -256,6 +261,8 @@ def read_distances(path: Path) -> Distances:
             kl=file["kl"][:] if "kl" in file else None,
             se=file["se"][:] if "se" in file else None,
             texts_sha256=str(file.attrs["texts_sha256"]),
+            n_texts=int(file.attrs["n_texts"]),
+            mean_bytes=float(file.attrs["mean_bytes"]),
         )
     size = len(distances.model)
     if distances.kl is not None and distances.kl.shape != (size, size):

@@ -1,0 +1,59 @@
+# Each target sets up what it needs. PYTHON and VENV can be given: make test PYTHON=python3.13
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROFILES := $(HOME)/.config/snakemake
+
+.PHONY: help setup demo test lint bench schema clean
+
+help: ## Show the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.ready ## Create the virtual environment and link the SLURM profile.
+	@if [ -e "$(PROFILES)/slurm" ] || [ -L "$(PROFILES)/slurm" ]; then \
+	    if [ "$$(readlink -f "$(PROFILES)/slurm")" != "$(CURDIR)/profiles/slurm" ]; then \
+	        echo "A profile $(PROFILES)/slurm exists already and was left alone;" \
+	             "klmap's own is used with --profile profiles/slurm."; \
+	    fi; \
+	else \
+	    mkdir -p "$(PROFILES)" && ln -s "$(CURDIR)/profiles/slurm" "$(PROFILES)/slurm" && \
+	    echo "Linked profiles/slurm as $(PROFILES)/slurm, so that snakemake --profile slurm works."; \
+	fi
+
+# torch comes first, so that no other package pulls another build of it.
+$(VENV)/.ready: envs/requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "klmap needs Python 3.11 or newer; give one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep -E '^torch==' envs/requirements.txt)"
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements.txt
+	@touch $@
+
+demo: setup ## Train two dozen tiny models, score them and draw their map; no network, no GPU.
+	$(BIN)/snakemake --cores all
+	@echo
+	@echo "The map is finished. Open:"
+	@ls results/demo/map.html results/demo/figures/*.png results/demo/neighbors.tsv results/demo/models.tsv | sed 's/^/  /'
+
+test: setup ## Run the tests.
+	$(BIN)/python -m pytest tests
+
+lint: setup ## Check style, types and the workflow.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy scripts/klmap scripts/*.py
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+bench: setup ## Measure speed and memory; writes docs/benchmarks.md.
+	$(BIN)/python benchmarks/run.py
+
+schema: setup ## Write the JSON schema of config.yaml for editors.
+	$(BIN)/python scripts/schema.py > docs/config.schema.json
+
+clean: ## Remove results, logs and caches; the virtual environment stays.
+	rm -rf results logs .snakemake report.html .pytest_cache .mypy_cache .ruff_cache

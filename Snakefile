@@ -1,0 +1,55 @@
+"""klmap: maps of language models.
+
+Every model is scored on one fixed set of texts; the vector of its log-likelihoods is its place on
+the map, and squared distances between places are KL divergences in bits per byte.
+
+    config.yaml --> texts ----------------+
+                +-> resolve --> fetch ----+--> score --> matrix --> kl --> layout, tree --> figures, map.html
+
+Files, with <source> a model and its revision, <model> a source with its variant or the entry's
+name, <fp> twelve hexadecimal digits of the settings that decide a score's numbers:
+
+    results/models/<source>/card.json            what the model is, and which commit
+    results/models/<source>/weights/             temporary: gone when its last score is there
+    results/<texts>/texts.jsonl, texts.json      the texts and their manifest
+    results/<texts>/scores/<model>.<fp>.h5       one model's log-likelihoods
+    results/<texts>/matrix.h5, kl.h5             all models; all distances
+    results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv
+    results/<texts>/figures/, map.html           what to look at
+
+Stages one can ask for by name: scores, map (the default), refresh (asks whether configured models
+have moved), prune (lists, then removes scores that no configuration asks for).
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+# A configuration given with --configfile stands alone; it is not laid over the demo's.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+
+include: "rules/common.smk"
+include: "rules/texts.smk"
+include: "rules/demo.smk"
+include: "rules/models.smk"
+include: "rules/score.smk"
+include: "rules/matrix.smk"
+include: "rules/maps.smk"
+
+
+wildcard_constraints:
+    texts=NAME_PATTERN,
+    source=SOURCE_PATTERN,
+    model=MODEL_PATTERN,
+    fp=FINGERPRINT_PATTERN,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.map.input,

@@ -1,0 +1,319 @@
+"""Helper functions of the workflow: paths, look-ups, resources. No other rule file defines any.
+
+Imported by every Snakemake process, on every node, so it reads the configuration and nothing else.
+"""
+
+import gc
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+# Rules call `python`: the interpreter that runs Snakemake, unless an environment is deployed.
+# Thousands of jobs are millions of objects: collecting garbage less often saves a sixth of a
+# dry run.
+gc.set_threshold(200_000, 50, 100)
+search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
+os.environ.update(PATH=os.pathsep.join(search))
+
+from klmap import config as settings
+from klmap import zoo_runs
+from klmap.config import (
+    FINGERPRINT_PATTERN,
+    MODEL_PATTERN,
+    NAME_PATTERN,
+    SOURCE_PATTERN,
+)
+from klmap.errors import ConfigError
+from klmap.files import write_text
+
+try:
+    CONFIG = settings.check(config, [Path(path) for path in workflow.configfiles])
+    ZOO_FOLDERS = {
+        entry.source: "/".join(
+            zoo_runs.locate(entry.repository, entry.effective_revision)
+        )
+        for entry in CONFIG.models
+        if entry.is_demo
+    }
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = CONFIG.results
+SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
+ZOO = f"{RESULTS}/models/_zoo"
+# Aggregation is cheap, so it follows the library's code; scores never do.
+CODE = hashlib.sha256(
+    b"".join(
+        path.read_bytes()
+        for path in sorted(Path(workflow.basedir, "scripts", "klmap").iterdir())
+        if path.is_file()
+    )
+).hexdigest()[:12]
+
+
+@lru_cache(maxsize=None)
+def spec_of(texts: str, model: str) -> str:
+    """Settings of one score as JSON, from the configuration that this process has read."""
+    return json.dumps(CONFIG.spec(texts, CONFIG.by_slug[model]), sort_keys=True)
+
+
+@lru_cache(maxsize=None)
+def score_path(texts: str, model: str) -> str:
+    """File of one model's score."""
+    fp = settings.fingerprint(json.loads(spec_of(texts, model)))
+    return f"{RESULTS}/{texts}/scores/{model}.{fp}.h5"
+
+
+def scores_of(wildcards: object) -> list[str]:
+    """Scores of all configured models on one text set."""
+    return [score_path(wildcards.texts, model) for model in sorted(CONFIG.by_slug)]
+
+
+def asked_for(wildcards: object) -> settings.ModelEntry:
+    """The configured model behind a score, which must be what its file name says.
+
+    Raises:
+        WorkflowError: config.yaml no longer asks for this score; it was edited while the job
+            waited, or the file was asked for by hand.
+    """
+    entry = CONFIG.by_slug.get(wildcards.model)
+    if entry is None or wildcards.texts not in CONFIG.texts:
+        raise WorkflowError(
+            f"{workflow.configfiles[-1]}: no model {wildcards.model!r} for the texts "
+            f"{wildcards.texts!r}; it was removed while its job waited, or the name is mistyped"
+        )
+    asked = score_path(wildcards.texts, wildcards.model)
+    job = f"{RESULTS}/{wildcards.texts}/scores/{wildcards.model}.{wildcards.fp}.h5"
+    if asked != job:
+        raise WorkflowError(
+            f"{workflow.configfiles[-1]}: this job is to write {job}, but the configuration now "
+            f"asks for {asked}: it was edited while the job waited. Nothing was computed; run "
+            "snakemake again."
+        )
+    return entry
+
+
+def card_of(wildcards: object) -> str:
+    """Card of the model behind a score."""
+    return f"{RESULTS}/models/{asked_for(wildcards).source}/card.json"
+
+
+def weights_of(wildcards: object) -> str:
+    """Weights of the model behind a score."""
+    return f"{RESULTS}/models/{asked_for(wildcards).source}/weights"
+
+
+def cards_of(wildcards: object) -> list[str]:
+    """Cards of all configured models."""
+    return [
+        f"{RESULTS}/models/{source}/card.json" for source in sorted(CONFIG.by_source)
+    ]
+
+
+def entry_of(wildcards: object) -> settings.ModelEntry:
+    """The configured model that a source folder belongs to.
+
+    Raises:
+        WorkflowError: no configured model has this source.
+    """
+    try:
+        return CONFIG.by_source[wildcards.source]
+    except KeyError:
+        raise WorkflowError(
+            f"{workflow.configfiles[-1]}: no model is filed under {wildcards.source!r}"
+        ) from None
+
+
+def zoo_run_of(wildcards: object) -> list[str]:
+    """The training run that builds a demo model; nothing for any other model."""
+    if entry_of(wildcards).is_demo:
+        return [f"{ZOO}/runs/{ZOO_FOLDERS[wildcards.source].partition('/')[0]}"]
+    return []
+
+
+def zoo_parents_of(wildcards: object) -> list[str]:
+    """The runs whose last models a run of the demo zoo starts from."""
+    return [f"{ZOO}/runs/{parent}" for parent in zoo_runs.RUNS[wildcards.run].parents]
+
+
+def folder_of(source: str) -> str:
+    """The folder on this machine that holds a model, or nothing for one of the Hub."""
+    entry = CONFIG.by_source[source]
+    if entry.is_demo:
+        return f"{ZOO}/runs/{ZOO_FOLDERS[source]}"
+    return str(Path(entry.repository).expanduser()) if entry.is_local else ""
+
+
+def identity_arguments(wildcards: object) -> str:
+    """Arguments that tell resolve which model is meant."""
+    entry = entry_of(wildcards)
+    revision = entry.effective_revision
+    parts = [
+        f"--id {shlex.quote(entry.repository)}",
+        f"--revision {shlex.quote(revision)}" if revision else "",
+        folder_argument(wildcards),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def folder_argument(wildcards: object) -> str:
+    """Argument that tells resolve and fetch where a local model lies; none for the Hub."""
+    folder = folder_of(wildcards.source)
+    return f"--folder {shlex.quote(folder)}" if folder else ""
+
+
+def index_rows(wildcards: object) -> list[str]:
+    """One tab-separated line per configured model: what the aggregation has to join."""
+    rows = []
+    for model in sorted(CONFIG.by_slug):
+        entry = CONFIG.by_slug[model]
+        fp = score_path(wildcards.texts, model).rsplit(".", 2)[1]
+        variant = (entry.quantization, entry.dtype, entry.prefix, entry.overlength)
+        cells = [
+            model,
+            entry.source,
+            fp,
+            entry.repository,
+            entry.effective_revision or "",
+            entry.family or "",
+            "+".join(part for part in variant if part),
+        ]
+        rows.append("\t".join(cells))
+    return rows
+
+
+def source_rows() -> list[str]:
+    """One tab-separated line per configured source: what refresh has to ask about."""
+    return [
+        "\t".join(
+            [
+                source,
+                entry.repository,
+                entry.effective_revision or "",
+                folder_of(source),
+            ]
+        )
+        for source, entry in sorted(CONFIG.by_source.items())
+    ]
+
+
+def figure_names() -> list[str]:
+    """Figures that this configuration can fill; what needs all pairs is left out above the limit."""
+    names = ["map", "loglik"]
+    if HAS_TREE:
+        names += ["dendrogram", "heatmap"]
+        revisions = Counter(entry.repository for entry in CONFIG.models)
+        if max(revisions.values(), default=0) > 2:
+            names.append("checkpoints")
+    return names
+
+
+def map_files() -> list[str]:
+    """Everything that a finished map consists of."""
+    names = [
+        "kl.h5",
+        "neighbors.tsv",
+        "layout.tsv",
+        "models.tsv",
+        "failures.tsv",
+        "map.html",
+    ]
+    names += [
+        f"figures/{name}.{ending}" for name in FIGURES for ending in ("png", "svg")
+    ]
+    if HAS_TREE:
+        names.append("tree.nwk")
+    return [f"{RESULTS}/{texts}/{name}" for texts in CONFIG.texts for name in names]
+
+
+def score_threads(wildcards: object) -> int:
+    """CPUs of one scoring job; the demo's models are too small to share."""
+    return 1 if asked_for(wildcards).is_demo else CONFIG.hardware.cpus
+
+
+def score_gpus(wildcards: object) -> int:
+    """GPUs of one scoring job; the demo's models need none."""
+    return 0 if asked_for(wildcards).is_demo else min(1, CONFIG.hardware.max_gpus)
+
+
+def score_memory(wildcards: object, attempt: int) -> int:
+    """Host memory of one scoring job in MB, more with each attempt."""
+    return attempt * (4000 if asked_for(wildcards).is_demo else 32000)
+
+
+def score_minutes(wildcards: object, attempt: int) -> int:
+    """Time limit of one scoring job in minutes, more with each attempt."""
+    return attempt * (15 if asked_for(wildcards).is_demo else 120)
+
+
+def text_recipe(wildcards: object) -> str:
+    """What decides which texts come out, as JSON.
+
+    Raises:
+        WorkflowError: the configuration has no such text set.
+    """
+    if wildcards.texts not in CONFIG.texts:
+        raise WorkflowError(
+            f"{workflow.configfiles[-1]}: texts: no text set {wildcards.texts!r}; "
+            f"configured: {', '.join(CONFIG.texts)}"
+        )
+    return json.dumps(CONFIG.texts[wildcards.texts].recipe(), sort_keys=True)
+
+
+def zoo_recipe_of(wildcards: object) -> str:
+    """The recipe of one training run, so that a changed recipe trains again."""
+    return repr(zoo_runs.RUNS[wildcards.run])
+
+
+def all_scores() -> list[str]:
+    """Scores of all models on all text sets."""
+    return [
+        score_path(texts, model)
+        for texts in CONFIG.texts
+        for model in sorted(CONFIG.by_slug)
+    ]
+
+
+def score_options() -> str:
+    """Arguments of every scoring job that change no number, and so are no params."""
+    batch = CONFIG.hardware.batch_tokens
+    return (
+        f"--on-failure {CONFIG.on_model_failure} "
+        f"--keep-tokens {str(CONFIG.scoring.keep_tokens).lower()} "
+        f"--batch-tokens {'auto' if batch is None else batch}"
+    )
+
+
+def layout_arguments() -> str:
+    """Arguments of layout."""
+    how = CONFIG.map
+    return (
+        f"--method {how.method} --metric {how.metric} --perplexity {how.perplexity:g} "
+        f"--iterations {how.iterations} --seed {how.seed}"
+    )
+
+
+def clip_argument() -> str:
+    """Argument of matrix that reuses the clip threshold of another map."""
+    threshold = CONFIG.map.clip_threshold
+    return "" if threshold is None else f"--clip-threshold={threshold!r}"
+
+
+HAS_TREE = len(CONFIG.models) <= CONFIG.map.dense_limit
+FIGURES = figure_names()
+FIGURE_TITLES = {
+    "map": "Map",
+    "loglik": "Map by mean log-likelihood",
+    "dendrogram": "Tree",
+    "heatmap": "KL of all pairs",
+    "checkpoints": "Checkpoints",
+}
+SCORE_OPTIONS = score_options()

@@ -1,0 +1,88 @@
+localrules:
+    index,
+    prune,
+
+
+rule index:
+    """Which models belong on the map, and under which settings they were scored."""
+    output:
+        f"{RESULTS}/{{texts}}/index.tsv",
+    log:
+        "logs/index/{texts}.log",
+    params:
+        rows=index_rows,
+    run:
+        header = "model\tsource\tfingerprint\tid\trevision\tfamily\tvariant"
+        write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
+
+
+rule matrix:
+    """All models of a text set in one matrix, and what is known of each."""
+    input:
+        index=f"{RESULTS}/{{texts}}/index.tsv",
+        scores=scores_of,
+        cards=cards_of,
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
+    output:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        failures=f"{RESULTS}/{{texts}}/failures.tsv",
+    log:
+        "logs/matrix/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        code=CODE,
+        clip=clip_argument(),
+        on_failure=CONFIG.on_model_failure,
+    shell:
+        f"{SCRIPTS}/matrix.py --index {{input.index}} "
+        f"--scores {RESULTS}/{{wildcards.texts}}/scores --cards {RESULTS}/models "
+        "--texts {input.texts} --manifest {input.manifest} {params.clip} "
+        "--on-failure {params.on_failure} --matrix {output.matrix} --models {output.models} "
+        "--failures {output.failures} > {log} 2>&1"
+
+
+rule kl:
+    """KL divergences of all pairs with standard errors, and each model's neighbours."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+    output:
+        kl=f"{RESULTS}/{{texts}}/kl.h5",
+        neighbors=f"{RESULTS}/{{texts}}/neighbors.tsv",
+    log:
+        "logs/kl/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        code=CODE,
+        neighbors=CONFIG.map.neighbors,
+        dense_limit=CONFIG.map.dense_limit,
+    shell:
+        f"{SCRIPTS}/kl.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--neighbors {params.neighbors} --dense-limit {params.dense_limit} --kl {output.kl} "
+        "--neighbors-table {output.neighbors} > {log} 2>&1"
+
+
+rule prune:
+    input:
+        expand(f"{RESULTS}/{{texts}}/index.tsv", texts=CONFIG.texts),
+    """List scores that no configuration asks for; asked a second time, remove them."""
+    log:
+        "logs/prune/prune.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    shell:
+        f"{SCRIPTS}/prune.py --index {{input}} --list {RESULTS}/prune.tsv 2>&1 | tee {{log}}"

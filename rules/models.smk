@@ -1,0 +1,68 @@
+localrules:
+    resolve,
+    fetch,
+    sources,
+    refresh,
+
+
+rule resolve:
+    """What a model is, and which commit: asked once, kept in its card."""
+    input:
+        zoo_run_of,
+    output:
+        f"{RESULTS}/models/{{source}}/card.json",
+    log:
+        "logs/resolve/{source}.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        model=identity_arguments,
+    shell:
+        f"{SCRIPTS}/resolve.py {{params.model}} "
+        f"--on-failure {CONFIG.on_model_failure} --card {{output}} > {{log}} 2>&1"
+
+
+rule fetch:
+    """A model's files, in a folder that is gone when its last score is there."""
+    input:
+        card=f"{RESULTS}/models/{{source}}/card.json",
+        zoo=ancient(zoo_run_of),
+    output:
+        temp(directory(f"{RESULTS}/models/{{source}}/weights")),
+    log:
+        "logs/fetch/{source}.log",
+    conda:
+        "../envs/analysis.yaml"
+    params:
+        folder=folder_argument,
+    shell:
+        f"{SCRIPTS}/fetch.py --card {{input.card}} {{params.folder}} "
+        "--weights {output} > {log} 2>&1"
+
+
+rule sources:
+    """Every configured model, for refresh."""
+    output:
+        f"{RESULTS}/models/_sources.tsv",
+    log:
+        "logs/sources/sources.log",
+    params:
+        rows=source_rows(),
+    run:
+        header = "source\tid\trevision\tfolder"
+        write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
+
+
+rule refresh:
+    """Ask where configured models are now; rewrite only the cards of those that moved."""
+    input:
+        f"{RESULTS}/models/_sources.tsv",
+    log:
+        "logs/refresh/refresh.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        f"{SCRIPTS}/refresh.py --index {{input}} --cards {RESULTS}/models 2>&1 | tee {{log}}"

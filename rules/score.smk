@@ -1,0 +1,38 @@
+localrules:
+    scores,
+
+
+rule score:
+    """Log-likelihoods of one model on one text set: an independent GPU job."""
+    input:
+        card=card_of,
+        weights=ancient(weights_of),
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
+    output:
+        f"{RESULTS}/{{texts}}/scores/{{model}}.{{fp}}.h5",
+    log:
+        "logs/score/{texts}/{model}.{fp}.log",
+    benchmark:
+        "logs/benchmark/score/{texts}/{model}.{fp}.tsv"
+    conda:
+        "../envs/score.yaml"
+    threads: score_threads
+    resources:
+        gpu=score_gpus,
+        mem_mb=score_memory,
+        runtime=score_minutes,
+    params:
+        spec=lambda wildcards: spec_of(wildcards.texts, wildcards.model),
+    shell:
+        f"{SCRIPTS}/score.py --card {{input.card}} --weights {{input.weights}} "
+        "--texts {input.texts} --manifest {input.manifest} --model {wildcards.model} "
+        f"{SCORE_OPTIONS} "
+        "--spec {params.spec:q} --score {output} --threads {threads} "
+        "> {log} 2>&1"
+
+
+rule scores:
+    """Every score that the configuration asks for, without the map."""
+    input:
+        all_scores(),

@@ -1,0 +1,17 @@
+rule texts:
+    """The fixed set of texts that every model is scored on."""
+    output:
+        texts=f"{RESULTS}/{{texts}}/texts.jsonl",
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
+    log:
+        "logs/texts/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        recipe=text_recipe,
+    shell:
+        f"{SCRIPTS}/texts.py --recipe {{params.recipe:q}} "
+        "--texts {output.texts} --manifest {output.manifest} > {log} 2>&1"

@@ -1,0 +1,37 @@
+"""Draw the map and its companions, each as PNG and SVG."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klmap import collect, figures, layout, log, store, tree
+
+
+def main() -> None:
+    """Read the arguments and the tables, draw the figures that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, required=True, help="models.tsv")
+    parser.add_argument("--layout", type=Path, required=True, help="layout.tsv")
+    parser.add_argument("--kl", type=Path, required=True, help="kl.h5")
+    parser.add_argument("--tree", type=Path, nargs="?", help="tree.nwk; not for the maps alone")
+    parser.add_argument("--color-by", default="family", help="column of models.tsv")
+    parser.add_argument("--texts", help="the text set's name; by default the folder of kl.h5")
+    parser.add_argument("--figures", type=Path, required=True, help="folder to write to")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(figures.FIGURES))
+    args = parser.parse_args()
+    distances = store.read_distances(args.kl)
+    models = collect.read_models(args.models, distances.model)
+    scene = figures.Scene(
+        models=models,
+        places=layout.read_layout(args.layout, models),
+        distances=distances,
+        tree=tree.read_tree(args.tree) if args.tree else None,
+        texts=args.texts or args.kl.resolve().parent.name,
+        color_by=args.color_by,
+    )
+    figures.draw(scene, args.figures, args.names)
+
+
+if __name__ == "__main__":
+    log.run(main)

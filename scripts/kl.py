@@ -1,0 +1,34 @@
+"""KL divergences in bits per byte with standard errors, and the nearest models of each model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klmap import collect, log, neighbors, store
+
+
+def main() -> None:
+    """Read the arguments, measure, write distances and neighbours."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5")
+    parser.add_argument("--models", type=Path, required=True, help="models.tsv")
+    parser.add_argument("--neighbors", type=int, default=10, help="how many for each model")
+    parser.add_argument(
+        "--dense-limit", type=int, default=5000, help="most models of which all pairs are stored"
+    )
+    parser.add_argument("--kl", type=Path, required=True, help="kl.h5 to write")
+    parser.add_argument(
+        "--neighbors-table", type=Path, required=True, help="neighbors.tsv to write"
+    )
+    args = parser.parse_args()
+    matrix = store.read_matrix(args.matrix)
+    models = collect.read_models(args.models, matrix.model)
+    distances, nearest = neighbors.measure(matrix, args.neighbors, args.dense_limit)
+    store.write_distances(args.kl, distances)
+    rows = neighbors.table(nearest, models, matrix.mean_bytes)
+    neighbors.write_neighbors(args.neighbors_table, rows)
+
+
+if __name__ == "__main__":
+    log.run(main)

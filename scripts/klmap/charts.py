@@ -1,0 +1,338 @@
+"""The figures beside the map: tree, heatmap and checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from klmap import geometry, lineage, style
+from klmap.collect import Model
+from klmap.errors import InputError
+from klmap.geometry import Floats
+from klmap.store import Distances
+from klmap.tree import Node
+
+MOST_NAMES = 90
+"""Above this many models rows have no names; a strip of family colours remains."""
+
+_LONGEST_NAME = 38
+_LETTER = 0.076
+_LEGEND = 1.75
+_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_LEAST_KL = 1e-3
+_MOST_RUNS = 10
+_SINGLE = "one model has no distances: add a second to config.yaml"
+
+
+def dendrogram(models: Sequence[Model], tree: Node, subject: str) -> Figure:
+    """The tree of average linkage, the joins at their mean KL in bits per byte.
+
+    Args:
+        models: rows of models.tsv.
+        tree: whose leaves are these models.
+        subject: how many models on which texts, for the subtitle.
+    """
+    order = _rows(models, tree)
+    each, legend = style.categories([model.family for model in models])
+    named = len(models) <= MOST_NAMES
+    height = 1.75 + (max(1.2, 0.2 * len(models)) if named else 8.5)
+    figure = style.new_figure(
+        11, height, "Which models predict alike", f"{subject} · average linkage on KL"
+    )
+    names = [style.shorten(name, _LONGEST_NAME) for name in lineage.short_names(models)]
+    right = (0.3 + _LETTER * max(map(len, names)) if named else 0.35) + _LEGEND
+    axes = style.add_axes(figure, 0.4, 0.62, right, 0.95)
+    _branches(axes, tree, dict(zip((model.model for model in models), each, strict=True)))
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.set_yticks([])
+    _root_axis(axes, 2 * tree.height)
+    for position, row in enumerate(order if named else ()):
+        axes.plot(
+            [0], [position], each[row].marker, color=each[row].color, markersize=5.5,
+            markeredgecolor="white", markeredgewidth=0.5, clip_on=False, zorder=3,
+        )  # fmt: skip
+        axes.annotate(
+            style.literal(names[row]),
+            (0, position),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            size=8,
+            annotation_clip=False,
+        )
+    if not named:
+        strip = axes.inset_axes((1.005, 0, 0.015, 1))
+        _strip(strip, [each[row] for row in order], vertical=True)
+    _families(figure, legend, 1 - (_LEGEND - 0.15) / 11, 1 - 0.95 / height)
+    return figure
+
+
+def _branches(axes: Axes, tree: Node, category: Mapping[str, style.Category]) -> None:
+    """Brackets from the root on the left to the leaves on the right.
+
+    A bracket has a family's colour where all models below it are of that family.
+    """
+    position: dict[int, float] = {}
+    color: dict[int, str] = {}
+    lines: list[list[tuple[float, float]]] = []
+    colors: list[str] = []
+    count = len(tree.leaves())
+    for node in reversed(list(tree.walk())):
+        if not node.children:
+            count -= 1
+            position[id(node)] = count
+            color[id(node)] = category[node.name].color
+            continue
+        below = {color[id(child)] for child in node.children}
+        color[id(node)] = below.pop() if len(below) == 1 else style.MUTED
+        ends = [position[id(child)] for child in node.children]
+        position[id(node)] = float(np.mean(ends))
+        here = math.sqrt(2 * node.height)
+        lines.append([(here, min(ends)), (here, max(ends))])
+        colors.append(color[id(node)])
+        for child, end in zip(node.children, ends, strict=True):
+            lines.append([(here, end), (math.sqrt(2 * child.height), end)])
+            colors.append(color[id(child)] if child.children else color[id(node)])
+    width = 1.5 if len(category) <= MOST_NAMES else 0.6
+    axes.add_collection(LineCollection(lines, colors=colors, linewidths=width), autolim=False)
+
+
+def _root_axis(axes: Axes, highest: float) -> None:
+    """A square-root axis from the highest join on the left to 0 on the right."""
+    top = max(math.sqrt(highest), 1e-3) * 1.03
+    axes.set_xlim(top, 0)
+    kept: list[float] = []
+    for tick in _TICKS:
+        far = not kept or (math.sqrt(tick) - math.sqrt(kept[-1])) / top > 0.05
+        if far and math.sqrt(tick) <= top:
+            kept.append(tick)
+    axes.set_xticks([math.sqrt(tick) for tick in kept], [f"{tick:g}" for tick in kept], size=8)
+    axes.set_xlabel("mean KL where two groups join, bits/byte (square-root scale)", size=8.5)
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(axis="x", color=style.RULE, linewidth=0.5, alpha=0.7)
+    axes.set_axisbelow(True)
+
+
+def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: str) -> Figure:
+    """KL of all pairs, rows and columns in the order of the tree.
+
+    Args:
+        models: rows of models.tsv.
+        distances: with all pairs.
+        tree: whose leaves are these models.
+        subject: how many models on which texts, for the subtitle.
+
+    Raises:
+        InputError: only neighbours are stored.
+    """
+    kl = _dense(distances)
+    order = _rows(models, tree)
+    each, legend = style.categories([model.family for model in models])
+    named = len(models) <= MOST_NAMES
+    names = [style.shorten(name, _LONGEST_NAME) for name in lineage.short_names(models)]
+    margin = 0.45 + _LETTER * max(map(len, names)) if named else 0.5
+    side = min(max(0.2 * len(models), 3.6), 9.0) if named else 8.0
+    width, height = margin + side + 2.2, 1.05 + side + margin + 0.1
+    single = f" · {_SINGLE}" if len(models) == 1 else ""
+    figure = style.new_figure(
+        max(width, 7.6), height, "KL divergence of all pairs",
+        f"{subject}\nbits/byte, models in the order of the tree{single}",
+    )  # fmt: skip
+    right = float(figure.get_size_inches()[0]) - margin - side
+    axes = style.add_axes(figure, margin, margin, right, 1.15)
+    shown = np.where(kl[np.ix_(order, order)] > 0, kl[np.ix_(order, order)], np.nan)
+    norm, extend = _norm(shown)
+    colors = mpl.colormaps["magma"].with_extremes(bad="#ffffff", over="#e5e7eb")
+    image = axes.imshow(shown, cmap=colors, norm=norm, interpolation="nearest", aspect="equal")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    labels = [style.literal(names[row]) for row in order] if named else []
+    ticks = range(len(labels))
+    size = min(8.0, 0.8 * 72 * side / max(len(models), 1))
+    axes.set_xticks(ticks, labels, rotation=90, size=size, color=style.INK)
+    axes.set_yticks(ticks, labels, size=size, color=style.INK)
+    axes.tick_params(axis="both", pad=11 if named else 2)
+    thick = 0.09 / side
+    _strip(axes.inset_axes((-1.5 * thick, 0, thick, 1)), [each[row] for row in order], True)
+    _strip(axes.inset_axes((0, -1.5 * thick, 1, thick)), [each[row] for row in order], False)
+    left, top = 1 - (right - 0.25) / float(figure.get_size_inches()[0]), 1 - 1.15 / height
+    tall = min(2.6, side * 0.55) / height
+    bar_axes = figure.add_axes((left, top - tall, 0.16 / width, tall))
+    bar = figure.colorbar(image, cax=bar_axes, extend=extend)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    bar.ax.tick_params(labelsize=8, length=2, which="both")
+    beyond = "\n(grey: above 8, beyond its range)" if extend == "max" else ""
+    bar.set_label(f"KL, bits/byte{beyond}", size=8)
+    _families(figure, legend, left, top - tall - 0.3 / height)
+    return figure
+
+
+def _norm(shown: Floats) -> tuple[LogNorm, str]:
+    known = shown[np.isfinite(shown)]
+    if not known.size:
+        return LogNorm(0.1, 1), "neither"
+    low = max(float(known.min()), _LEAST_KL)
+    high = min(float(known.max()), geometry.BEYOND)
+    extend = "max" if known.max() > geometry.BEYOND else "neither"
+    return (LogNorm(low, high) if low < high else LogNorm(low / 2, low * 2)), extend
+
+
+def _strip(axes: Axes, each: Sequence[style.Category], vertical: bool) -> None:
+    """A band of family colours beside rows or below columns."""
+    colors = np.array([[to_rgb(category.color) for category in each]])
+    image = colors.transpose(1, 0, 2) if vertical else colors
+    axes.imshow(image, aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
+
+
+def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> Figure:
+    """KL of every checkpoint to the last one of its run, with standard errors over texts.
+
+    Args:
+        models: rows of models.tsv.
+        distances: with all pairs.
+        subject: how many models on which texts, for the subtitle.
+
+    Raises:
+        InputError: only neighbours are stored.
+    """
+    kl, se = _dense(distances), distances.se
+    assert se is not None
+    found = [run for run in lineage.runs(models) if math.isfinite(models[run.rows[0]].step)]
+    figure = style.new_figure(
+        10,
+        6.2,
+        "How far each checkpoint is from the last of its run",
+        f"{subject} · KL with standard error over texts",
+        "Hollow: below the numerical noise of the two scores. Straight lines mean power laws."
+        if found
+        else "",
+    )
+    axes = style.add_axes(figure, 0.85, 0.95, 2.6, 0.95)
+    if not found:
+        axes.set_axis_off()
+        text = "No two revisions of one model are on this map."
+        axes.text(0.5, 0.5, text, ha="center", va="center", color=style.MUTED, size=11)
+        return figure
+    colors, _ = style.categories([run.id for run in found])
+    for run, category in zip(found, colors, strict=True):
+        _trajectory(axes, run, models, kl, se, category, distances.mean_bytes)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    steps = [models[row].step for run in found for row in run.rows[:-1]]
+    if min(steps) > 0 and max(steps) / min(steps) > 12:
+        axes.set_xscale("log")
+    elif max(steps) > 20 * sorted(steps)[len(steps) // 2]:
+        axes.set_xscale("symlog", linthresh=1)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.set_xlabel("training step")
+    axes.set_ylabel("KL to the last checkpoint, bits/byte")
+    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if len(found) > _MOST_RUNS:
+        label = f"{len(found)} runs; grey: the shorter ones"
+    else:
+        label = "last checkpoint of each run is its 0"
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.02, 1.01), fontsize=8.5, title=label, title_fontsize=8,
+        alignment="left",
+    )  # fmt: skip
+    return figure
+
+
+def _trajectory(
+    axes: Axes,
+    run: lineage.Run,
+    models: Sequence[Model],
+    kl: Floats,
+    se: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    category: style.Category,
+    mean_bytes: float,
+) -> None:
+    *rows, last = run.rows
+    rows = [row for row in rows if kl[row, last] > 0]
+    steps = [models[row].step for row in rows]
+    values = kl[rows, last]
+    errors = se[rows, last].astype(np.float64)
+    # On a logarithmic axis an error bar that reaches 0 would have no end.
+    below = np.minimum(errors, 0.95 * values)
+    gray = category.color == style.OTHERS
+    name = f"{run.id} {run.variant}".strip()
+    floors = [
+        geometry.noise_floor(
+            models[row].noise_nats or 0.0, models[last].noise_nats or 0.0, mean_bytes
+        )
+        for row in rows
+    ]
+    axes.errorbar(
+        steps,
+        values,
+        yerr=[below, errors],
+        color=category.color,
+        linewidth=0.8 if gray else 1.6,
+        elinewidth=1,
+        capsize=2,
+        zorder=1 if gray else 2,
+    )
+    for hollow in (False, True):
+        some = [n for n, value in enumerate(values) if (value < floors[n]) == hollow]
+        axes.plot(
+            [steps[n] for n in some],
+            values[some],
+            linestyle="none",
+            marker=category.marker,
+            markersize=4 if gray else 6.5,
+            markerfacecolor="white" if hollow else category.color,
+            markeredgecolor=category.color if hollow else "white",
+            markeredgewidth=0.8,
+            label=None if hollow or gray else style.literal(style.shorten(name, 30)),
+            zorder=3,
+        )
+
+
+def _rows(models: Sequence[Model], tree: Node) -> list[int]:
+    """Rows of the models in the order of the tree's leaves."""
+    row = {model.model: number for number, model in enumerate(models)}
+    leaves = tree.leaves()
+    if sorted(leaves) != sorted(row):
+        raise InputError("models.tsv and tree.nwk do not name the same models; run again")
+    return [row[name] for name in leaves]
+
+
+def _dense(distances: Distances) -> Floats:
+    if distances.kl is None:
+        raise InputError(
+            f"this figure needs all pairs, and above map.dense_limit only the neighbours of the "
+            f"{len(distances.model)} models are stored; raise the limit in config.yaml"
+        )
+    return distances.kl
+
+
+def _families(
+    figure: Figure, legend: Sequence[style.Category], left: float, top: float
+) -> None:
+    drawn = figure.legend(
+        handles=style.handles(legend),
+        loc="upper left",
+        bbox_to_anchor=(left, top),
+        fontsize=8.5,
+        labelspacing=0.6,
+        handletextpad=0.4,
+        borderaxespad=0,
+        title="family",
+        alignment="left",
+    )
+    drawn.get_title().set_fontweight("bold")

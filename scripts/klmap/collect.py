@@ -1,0 +1,354 @@
+"""One matrix from many score files: join by name, refuse what does not belong together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from klmap import geometry
+from klmap.errors import InputError, PermanentFailure
+from klmap.files import read_json, read_tsv, write_tsv
+from klmap.log import logger
+from klmap.store import Matrix, Score, read_score
+from klmap.texts import Text, read_texts
+
+INDEX_COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
+FAILURE_COLUMNS = ("model", "id", "revision", "reason")
+
+_STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One row of models.tsv: what is known of a model on the map.
+
+    Attributes:
+        model: its name on the map.
+        id: Hub id, local folder or demo id.
+        revision: the configured revision; empty for the default one, the final weights.
+        variant: what sets it apart from other rows of the same source, for example ``int8``.
+        family: from the configuration, else the model type or architecture of its card.
+        architecture: class name of the model, empty if unknown.
+        parameters: number of weights, None if unknown.
+        created_at: ISO 8601 date, empty if unknown.
+        base_model: ids of the models it was made from.
+        license: licence identifier, empty if unknown.
+        dtype: number format it was computed in.
+        prefix: policy for the beginning-of-sequence token.
+        overlength: policy for texts longer than the context.
+        bits_per_byte: mean code length of the texts; lower is better.
+        mean_loglik: mean log-likelihood, nats per text, before clipping.
+        tokens: scored tokens of all texts together.
+        truncated: number of texts that were cut to the context length.
+        noise_nats: RMS numerical error, nats per text, None if unknown.
+        commit: the commit, or content hash, of the weights.
+    """
+
+    model: str
+    id: str = ""
+    revision: str = ""
+    variant: str = ""
+    family: str = ""
+    architecture: str = ""
+    parameters: int | None = None
+    created_at: str = ""
+    base_model: tuple[str, ...] = ()
+    license: str = ""
+    dtype: str = ""
+    prefix: str = ""
+    overlength: str = ""
+    bits_per_byte: float = math.nan
+    mean_loglik: float = math.nan
+    tokens: int = 0
+    truncated: int = 0
+    noise_nats: float | None = None
+    commit: str = ""
+
+    @property
+    def step(self) -> float:
+        """The training step that the revision names; infinite for the final weights."""
+        return revision_step(self.revision)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One row of failures.tsv: a model that is not on the map, and why."""
+
+    model: str
+    id: str
+    revision: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All score files of one text set, joined; every list is sorted by the models' names."""
+
+    matrix: Matrix
+    models: list[Model]
+    failures: list[Failure]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row of the index with the files that belong to it."""
+
+    model: str
+    source: str
+    fingerprint: str
+    id: str
+    revision: str
+    family: str
+    variant: str
+    path: Path
+    card: Path
+
+
+def revision_step(revision: str) -> float:
+    """The training step that a revision names: ``step1000``, ``1000``, ``stage1-step5-tokens9B``.
+
+    Returns:
+        The number after ``step``, else the first number, else infinity: a branch name without a
+        number, or no revision at all, is the end of the training.
+    """
+    found = _STEP.search(revision) or _NUMBER.search(revision)
+    return float(found[1]) if found else math.inf
+
+
+def collect(
+    index: Path,
+    scores: Path,
+    cards: Path,
+    texts: Path,
+    manifest: Path,
+    skip_failures: bool = False,
+    threshold: float | None = None,
+) -> Collection:
+    """Join the score files that the index names into one matrix.
+
+    Args:
+        index: table with one row per configured model, columns ``INDEX_COLUMNS``.
+        scores: folder of ``<model>.<fingerprint>.h5``.
+        cards: folder of ``<source>/card.json``.
+        texts: texts.jsonl.
+        manifest: texts.json of the same texts.
+        skip_failures: leave failed models out instead of refusing to draw a map without them.
+        threshold: clip threshold in nats of an existing map; by default the 2 % quantile of the
+            values collected here (Oyama et al. 2025, section 3).
+
+    Raises:
+        InputError: a file is missing, broken, of another text set or of another model.
+        PermanentFailure: models failed and are not to be skipped, or every model failed.
+    """
+    text_list = read_texts(texts, manifest)
+    described = read_json(manifest)
+    entries = _read_index(index, scores, cards)
+    read = [(entry, read_score(entry.path)) for entry in entries]
+    for entry, score in read:
+        _check_identity(entry, score)
+    _check_texts(read, text_list, str(described["sha256"]), manifest)
+
+    failures = [
+        Failure(entry.model, entry.id, entry.revision, score.error or "no reason was recorded")
+        for entry, score in read
+        if score.status == "failed"
+    ]
+    kept = [(entry, score) for entry, score in read if score.status == "ok"]
+    _check_failures(failures, kept, [entry.path for entry, s in read if s.status == "failed"],
+                    skip_failures)
+
+    mean_bytes = float(np.mean([text.n_bytes for text in text_list]))
+    loglik = np.stack([score.loglik for _, score in kept])
+    quantile = geometry.CLIP_QUANTILE
+    if threshold is None:
+        threshold = geometry.clip_threshold(loglik, quantile)
+    matrix = Matrix(
+        loglik=loglik,
+        coordinates=geometry.double_centre(loglik, threshold).astype(np.float32),
+        model=[entry.model for entry, _ in kept],
+        domain=[text.domain for text in text_list],
+        n_bytes=np.array([text.n_bytes for text in text_list], np.int32),
+        clip_quantile=quantile,
+        clip_threshold=threshold,
+        mean_bytes=mean_bytes,
+        texts_sha256=str(described["sha256"]),
+    )
+    models = [_describe(entry, score, mean_bytes) for entry, score in kept]
+    logger.info(
+        "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed",
+        len(models), len(text_list), mean_bytes, threshold, len(failures),
+    )
+    return Collection(matrix, models, failures)
+
+
+def _read_index(index: Path, scores: Path, cards: Path) -> list[_Entry]:
+    rows = read_tsv(index)
+    if not rows:
+        raise InputError(f"{index}: no models; add one under models: in config.yaml")
+    missing = [name for name in INDEX_COLUMNS if name not in rows[0]]
+    if missing:
+        raise InputError(f"{index}: the column {missing[0]!r} is missing; remove it and run again")
+    repeated = [name for name, count in Counter(r["model"] for r in rows).items() if count > 1]
+    if repeated:
+        raise InputError(f"{index}: {repeated[0]!r} stands there twice; names must be unique")
+    return [
+        _Entry(
+            **{name: row[name] for name in INDEX_COLUMNS},
+            path=scores / f"{row['model']}.{row['fingerprint']}.h5",
+            card=cards / row["source"] / "card.json",
+        )
+        for row in sorted(rows, key=lambda row: row["model"])
+    ]
+
+
+def _check_identity(entry: _Entry, score: Score) -> None:
+    found = (score.model, score.fingerprint)
+    if found != (entry.model, entry.fingerprint):
+        raise InputError(
+            f"{entry.path}: holds the score of {found[0]!r} with fingerprint {found[1]}, not what "
+            "its name says; somebody renamed or copied it: remove it and run again"
+        )
+
+
+def _check_texts(
+    read: Sequence[tuple[_Entry, Score]], texts: Sequence[Text], sha256: str, manifest: Path
+) -> None:
+    """Refuse scores of other texts, naming every one of them."""
+    other = [
+        entry.path
+        for entry, score in read
+        if score.texts_sha256 != sha256
+    ]
+    if other:
+        names = "\n".join(f"  {path}" for path in other)
+        raise InputError(
+            f"{len(other)} of {len(read)} scores were computed on other texts than "
+            f"{manifest} describes (sha256 {sha256[:12]}):\n{names}\n"
+            "scores of different text sets cannot share a map: remove these files and run again"
+        )
+    for entry, score in read:
+        if score.status == "ok" and len(score.loglik) != len(texts):
+            raise InputError(
+                f"{entry.path}: {len(score.loglik)} log-likelihoods for {len(texts)} texts; "
+                "remove it and run again"
+            )
+
+
+def _check_failures(
+    failures: Sequence[Failure],
+    kept: Sequence[tuple[_Entry, Score]],
+    paths: Sequence[Path],
+    skip: bool,
+) -> None:
+    if not failures or (skip and kept):
+        for failure in failures:
+            logger.warning("left out: %s: %s", failure.model, failure.reason)
+        return
+    lines = "\n".join(
+        f"  {failure.model}: {failure.reason}\n    ({path})"
+        for failure, path in zip(failures, paths, strict=True)
+    )
+    if not kept:
+        raise PermanentFailure(
+            f"every model failed, so there is nothing to draw:\n{lines}\n"
+            "fix the models in config.yaml, or remove a file named above to score it again"
+        )
+    raise PermanentFailure(
+        f"{len(failures)} models could not be scored:\n{lines}\n"
+        "to draw the map without them, set on_model_failure: skip in config.yaml; to try one "
+        "again, fix it and remove the file named with it"
+    )
+
+
+def _describe(entry: _Entry, score: Score, mean_bytes: float) -> Model:
+    card = read_json(entry.card)
+    architecture = str(card.get("architecture") or "")
+    model_type = str(card.get("model_type") or "")
+    mean_loglik = float(score.loglik.mean())
+    noise = score.attributes.get("noise_nats")
+    parameters = card.get("parameters")
+    return Model(
+        model=entry.model,
+        id=entry.id,
+        revision=entry.revision,
+        variant=entry.variant,
+        family=entry.family or model_type or architecture,
+        architecture=architecture,
+        parameters=None if parameters is None else int(parameters),
+        created_at=str(card.get("created_at") or ""),
+        base_model=tuple(str(name) for name in card.get("base_model") or ()),
+        license=str(card.get("license") or ""),
+        dtype=str(score.attributes.get("dtype", "")),
+        prefix=str(score.attributes.get("prefix", "")),
+        overlength=str(score.attributes.get("overlength", "")),
+        bits_per_byte=geometry.bits_per_byte(mean_loglik, mean_bytes),
+        mean_loglik=mean_loglik,
+        tokens=int(score.n_scored.sum()),
+        truncated=int(score.truncated.sum()),
+        noise_nats=None if noise is None or noise == "null" else float(noise),
+        commit=score.commit,
+    )
+
+
+def write_models(path: Path, models: Sequence[Model]) -> None:
+    """Write models.tsv: one row per model, ``base_model`` joined by commas."""
+    names = [item.name for item in fields(Model)]
+    write_tsv(path, names, ([_cell(getattr(row, name)) for name in names] for row in models))
+
+
+def _cell(value: Any) -> Any:
+    return ",".join(value) if isinstance(value, tuple) else value
+
+
+def read_models(path: Path, expected: Sequence[str] | None = None) -> list[Model]:
+    """Read models.tsv.
+
+    Args:
+        path: the table.
+        expected: names, in order, of the matrix that the table should describe.
+
+    Raises:
+        InputError: the file is missing, a column is missing, a number is none, or the rows are
+            not the expected ones.
+    """
+    rows = read_tsv(path)
+    try:
+        models = [_model(row) for row in rows]
+    except KeyError as error:
+        raise InputError(f"{path}: the column {error} is missing; remove it and run again") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; remove it and run again") from None
+    if expected is not None and [model.model for model in models] != list(expected):
+        raise InputError(
+            f"{path}: its {len(models)} models are not the {len(expected)} of the matrix; remove "
+            "it and run again"
+        )
+    return models
+
+
+def _model(row: dict[str, str]) -> Model:
+    text = {item.name: row[item.name] for item in fields(Model)}
+    numbers: dict[str, Any] = {
+        "parameters": int(text["parameters"]) if text["parameters"] else None,
+        "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
+        "bits_per_byte": float(text["bits_per_byte"]),
+        "mean_loglik": float(text["mean_loglik"]),
+        "tokens": int(text["tokens"]),
+        "truncated": int(text["truncated"]),
+        "base_model": tuple(name for name in text["base_model"].split(",") if name),
+    }
+    return Model(**{**text, **numbers})
+
+
+def write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """Write failures.tsv; the header is always there."""
+    rows = ((row.model, row.id, row.revision, row.reason) for row in failures)
+    write_tsv(path, FAILURE_COLUMNS, rows)

@@ -1,0 +1,252 @@
+"""From log-likelihoods to divergences: clip, centre, KL, standard errors, neighbours, PCA.
+
+The formulas are those of Oyama et al. 2025 (ACL, "Mapping 1,000+ Language Models via the
+Log-Likelihood Vector", section 3), ``2 KL(p_i, p_j) = Var_s(l_i(x_s) - l_j(x_s))`` to second
+order. The standard errors, the mark ``beyond`` and the noise floor are klmap's own.
+
+Throughout, K is the number of models, N the number of texts and B the mean number of UTF-8
+bytes of a text; a log-likelihood is in nats per text, a KL divergence in bits per byte.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+
+CLIP_QUANTILE = 0.02
+"""Share of all K*N log-likelihoods that is raised to the clip threshold (Oyama et al. 2025)."""
+
+BEYOND = 8.0
+"""Bits per byte above which an estimate is no KL: a code that knows nothing costs that much."""
+
+CANCELLATION = 1e-5
+"""Squared distance relative to the squared norms below which a pair is computed directly."""
+
+_COLUMNS = 2048
+_PAIR_VALUES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """The nearest models of each model, nearest first; ties in the order of the rows.
+
+    Attributes:
+        index: (K, k) int32, rows of the neighbours; k is smaller than asked for if K - 1 is.
+        kl: (K, k) float64, bits per byte.
+        se: (K, k) float64, standard errors of ``kl``, bits per byte.
+    """
+
+    index: Ints
+    kl: Floats
+    se: Floats
+
+
+def clip_threshold(loglik: Floats, quantile: float = CLIP_QUANTILE) -> float:
+    """The log-likelihood, in nats, below which the given share of all values lies.
+
+    Args:
+        loglik: (K, N) nats, all models of the map together.
+        quantile: the share, between 0 and 1.
+    """
+    return float(np.quantile(loglik, quantile))
+
+
+def double_centre(loglik: Floats, threshold: float) -> Floats:
+    """Coordinates of the models: clipped, then centred over texts, then over models.
+
+    Args:
+        loglik: (K, N) raw log-likelihoods, nats; left as they are.
+        threshold: nats; lower values count as this one.
+
+    Returns:
+        (K, N) float64 in nats, the matrix Q of Oyama et al. 2025, section 3.
+    """
+    q = np.maximum(loglik, threshold)
+    q -= q.mean(axis=1, keepdims=True)
+    q -= q.mean(axis=0, keepdims=True)
+    return q
+
+
+def nats_per_unit(mean_bytes: float) -> float:
+    """How many nats per text one bit per byte is, ``B ln 2``; 673.96 for the published texts."""
+    return mean_bytes * math.log(2)
+
+
+def bits_per_byte(mean_loglik: float, mean_bytes: float) -> float:
+    """Code length of the texts under a model, from its mean log-likelihood in nats per text."""
+    return -mean_loglik / nats_per_unit(mean_bytes)
+
+
+def pairwise_kl(q: Floats, mean_bytes: float) -> tuple[Floats, Floats32]:
+    """KL divergence of all pairs of models and its standard error over texts.
+
+    With ``d = q_i - q_j``, ``KL = mean(d^2) / (2 B ln 2)`` and
+    ``se = sqrt((mean d^4 - (mean d^2)^2) / N) / (2 B ln 2)``. Both come from three matrix
+    products, because ``sum d^4 = S4_i + S4_j + 6 q_i^2.q_j^2 - 4 q_i^3.q_j - 4 q_i.q_j^3``.
+    Pairs so near that these sums would cancel are computed from their differences.
+
+    Args:
+        q: (K, N) float64, nats, from :func:`double_centre`.
+        mean_bytes: UTF-8 bytes per text, B.
+
+    Returns:
+        ``kl`` (K, K) float64 and ``se`` (K, K) float32 in bits per byte; symmetric, zero on the
+        diagonal and for models with equal log-likelihoods.
+    """
+    models, texts = q.shape
+    squares = np.zeros((models, models))
+    fourths = np.zeros((models, models))
+    for begin in range(0, texts, _COLUMNS):
+        block = np.ascontiguousarray(q[:, begin : begin + _COLUMNS])
+        power = block * block
+        squares += block @ block.T
+        fourths += 6 * (power @ power.T)
+        power *= block
+        mixed = power @ block.T
+        mixed += mixed.T.copy()
+        fourths -= 4 * mixed
+    norm = np.diagonal(squares).copy()
+    fourth_norm = np.einsum("ks,ks->k", q * q, q * q)
+    scale = norm[:, None] + norm[None, :]
+    squares *= -2
+    squares += scale
+    fourths += fourth_norm[:, None] + fourth_norm[None, :]
+
+    near = squares <= CANCELLATION * scale
+    first, second = np.nonzero(np.triu(near, 1))
+    exact_squares, exact_fourths = _direct(q, first, second)
+    for array, exact in ((squares, exact_squares), (fourths, exact_fourths)):
+        array[first, second] = exact
+        array[second, first] = exact
+        np.fill_diagonal(array, 0)
+    return _kl(squares, texts, mean_bytes), _se(squares, fourths, texts, mean_bytes).astype(
+        np.float32
+    )
+
+
+def nearest(kl: Floats, se: Floats32, count: int) -> Neighbors:
+    """The nearest models of each model, from all pairs.
+
+    Args:
+        kl: (K, K) bits per byte.
+        se: (K, K) bits per byte.
+        count: how many neighbours of each model, at most K - 1.
+    """
+    count = min(count, len(kl) - 1)
+    others = kl.copy()
+    np.fill_diagonal(others, np.inf)
+    index = np.argsort(others, axis=1, kind="stable")[:, :count].astype(np.int32)
+    return Neighbors(
+        index=index,
+        kl=np.take_along_axis(kl, index, axis=1),
+        se=np.take_along_axis(se, index, axis=1).astype(np.float64),
+    )
+
+
+def nearest_by_blocks(q: Floats, mean_bytes: float, count: int, rows: int = 512) -> Neighbors:
+    """The nearest models of each model without a K x K array, for very many models.
+
+    Args:
+        q: (K, N) float64, nats.
+        mean_bytes: UTF-8 bytes per text, B.
+        count: how many neighbours of each model, at most K - 1.
+        rows: models per block; a block needs ``rows * K`` numbers of memory.
+
+    Returns:
+        The same neighbours as :func:`nearest`, with standard errors from the differences.
+    """
+    models, texts = q.shape
+    count = min(count, models - 1)
+    norm = np.einsum("ks,ks->k", q, q)
+    index = np.zeros((models, count), np.int32)
+    for begin in range(0, models, rows):
+        block = slice(begin, min(begin + rows, models))
+        scale = norm[block, None] + norm[None, :]
+        squares = scale - 2 * (q[block] @ q.T)
+        first, second = np.nonzero(squares <= CANCELLATION * scale)
+        squares[first, second] = _direct(q, first + begin, second)[0]
+        squares[np.arange(len(squares)), np.arange(block.start, block.stop)] = np.inf
+        index[block] = np.argsort(squares, axis=1, kind="stable")[:, :count]
+    first = np.repeat(np.arange(models), count)
+    squares_of, fourths_of = _direct(q, first, index.ravel().astype(np.intp))
+    shape = (models, count)
+    return Neighbors(
+        index=index,
+        kl=_kl(squares_of, texts, mean_bytes).reshape(shape),
+        se=_se(squares_of, fourths_of, texts, mean_bytes).reshape(shape),
+    )
+
+
+def noise_floor(first: float, second: float, mean_bytes: float) -> float:
+    """The KL, in bits per byte, below which two models cannot be told apart.
+
+    Args:
+        first: RMS error of one model's log-likelihoods, nats per text.
+        second: the same of the other model; independent errors add in their squares.
+        mean_bytes: UTF-8 bytes per text, B.
+    """
+    return (first**2 + second**2) / (2 * nats_per_unit(mean_bytes))
+
+
+def features(q: Floats, mean_bytes: float) -> Floats:
+    """Coordinates whose squared Euclidean distance is KL in bits per byte.
+
+    Returns:
+        (K, N) float64, ``q / sqrt(2 N B ln 2)``.
+    """
+    return q / math.sqrt(2 * q.shape[1] * nats_per_unit(mean_bytes))
+
+
+def principal_components(points: Floats) -> Floats:
+    """All principal components of the points: distances stay, dimensions shrink to K.
+
+    Args:
+        points: (K, D) float64; centred here.
+
+    Returns:
+        (K, min(K, D)) float64, by falling variance. The sign of a component is fixed by its
+        largest entry, so that the result does not depend on the linear algebra library.
+    """
+    centred = points - points.mean(axis=0)
+    if centred.shape[0] <= centred.shape[1]:
+        values, vectors = np.linalg.eigh(centred @ centred.T)
+        components = vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0))
+    else:
+        components = centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    largest = np.abs(components).argmax(axis=0)
+    signs = np.sign(components[largest, np.arange(components.shape[1])])
+    return np.asarray(components * np.where(signs == 0, 1.0, signs), np.float64)
+
+
+def _direct(
+    q: Floats, first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    """Sums of squares and of fourth powers of ``q[first] - q[second]``, pair by pair."""
+    squares = np.zeros(len(first))
+    fourths = np.zeros(len(first))
+    step = max(1, _PAIR_VALUES // max(q.shape[1], 1))
+    for begin in range(0, len(first), step):
+        part = slice(begin, begin + step)
+        power = q[first[part]] - q[second[part]]
+        power *= power
+        squares[part] = power.sum(axis=1)
+        fourths[part] = np.einsum("ps,ps->p", power, power)
+    return squares, fourths
+
+
+def _kl(squares: Floats, texts: int, mean_bytes: float) -> Floats:
+    return squares / (2 * texts * nats_per_unit(mean_bytes))
+
+
+def _se(squares: Floats, fourths: Floats, texts: int, mean_bytes: float) -> Floats:
+    variance = fourths / texts - (squares / texts) ** 2
+    result: Floats = np.sqrt(np.maximum(variance, 0) / texts) / (2 * nats_per_unit(mean_bytes))
+    return result

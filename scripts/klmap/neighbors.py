@@ -1,0 +1,139 @@
+"""Distances of a whole matrix, and the table of each model's nearest models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from klmap import geometry
+from klmap.collect import Model
+from klmap.errors import InputError
+from klmap.files import read_tsv, write_tsv
+from klmap.log import logger
+from klmap.store import Distances, Matrix
+
+COLUMNS = ("model", "rank", "neighbor", "kl", "se", "flags")
+
+BEYOND = "beyond"
+"""Flag: the estimate is above 8 bits per byte, outside the range where it is a KL."""
+
+BELOW_NOISE = "below_noise"
+"""Flag: the estimate is below the numerical noise of the two scores."""
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """One row of neighbors.tsv.
+
+    Attributes:
+        model: the model whose neighbour this is.
+        rank: 1 for the nearest.
+        neighbor: the neighbour's name.
+        kl: bits per byte.
+        se: standard error of ``kl`` over texts, bits per byte.
+        flags: ``beyond``, ``below_noise``, or none.
+    """
+
+    model: str
+    rank: int
+    neighbor: str
+    kl: float
+    se: float
+    flags: tuple[str, ...] = ()
+
+
+def measure(
+    matrix: Matrix, count: int, dense_limit: int
+) -> tuple[Distances, geometry.Neighbors]:
+    """All distances of a matrix, in bits per byte.
+
+    Computed from the clipped float64 log-likelihoods, never from the float32 coordinates.
+
+    Args:
+        matrix: the models and texts.
+        count: neighbours of each model.
+        dense_limit: up to this many models all pairs are kept, above it only neighbours.
+    """
+    q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
+    kl = se = None
+    if len(matrix.model) <= dense_limit:
+        kl, se = geometry.pairwise_kl(q, matrix.mean_bytes)
+        nearest = geometry.nearest(kl, se, count)
+    else:
+        nearest = geometry.nearest_by_blocks(q, matrix.mean_bytes, count)
+    distances = Distances(
+        model=matrix.model,
+        neighbor_index=nearest.index,
+        neighbor_kl=nearest.kl,
+        kl=kl,
+        se=se,
+        texts_sha256=matrix.texts_sha256,
+        n_texts=len(matrix.domain),
+        mean_bytes=matrix.mean_bytes,
+    )
+    return distances, nearest
+
+
+def table(
+    nearest: geometry.Neighbors, models: Sequence[Model], mean_bytes: float
+) -> list[Neighbor]:
+    """The rows of neighbors.tsv.
+
+    Args:
+        nearest: row indices into ``models``.
+        models: in the order of the matrix.
+        mean_bytes: UTF-8 bytes per text, B.
+    """
+    rows = []
+    for model, index, kls, errors in zip(
+        models, nearest.index, nearest.kl, nearest.se, strict=True
+    ):
+        for rank, (other, kl, se) in enumerate(zip(index, kls, errors, strict=True), start=1):
+            neighbor = models[int(other)]
+            flags = tuple(_flags(float(kl), model, neighbor, mean_bytes))
+            rows.append(
+                Neighbor(model.model, rank, neighbor.model, float(kl), float(se), flags)
+            )
+    beyond = {row.model for row in rows if BEYOND in row.flags and row.rank == 1}
+    for name in sorted(beyond):
+        logger.warning("%s: even its nearest model is above %g bits/byte", name, geometry.BEYOND)
+    return rows
+
+
+def _flags(kl: float, first: Model, second: Model, mean_bytes: float) -> Iterator[str]:
+    if kl > geometry.BEYOND:
+        yield BEYOND
+    floor = geometry.noise_floor(first.noise_nats or 0.0, second.noise_nats or 0.0, mean_bytes)
+    if kl < floor:
+        yield BELOW_NOISE
+
+
+def write_neighbors(path: Path, rows: Sequence[Neighbor]) -> None:
+    """Write neighbors.tsv; ``flags`` are joined by commas."""
+    cells = ((r.model, r.rank, r.neighbor, r.kl, r.se, ",".join(r.flags)) for r in rows)
+    write_tsv(path, COLUMNS, cells)
+
+
+def read_neighbors(path: Path) -> list[Neighbor]:
+    """Read neighbors.tsv.
+
+    Raises:
+        InputError: the file is missing, a column is missing, or a number is none.
+    """
+    try:
+        return [
+            Neighbor(
+                row["model"],
+                int(row["rank"]),
+                row["neighbor"],
+                float(row["kl"]),
+                float(row["se"]),
+                tuple(flag for flag in row["flags"].split(",") if flag),
+            )
+            for row in read_tsv(path)
+        ]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: {error} is missing or no number; remove it and run again") from (
+            None
+        )

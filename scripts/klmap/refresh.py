@@ -1,0 +1,131 @@
+"""Ask again about models that have a card, and rewrite only the cards whose model has moved.
+
+The only place where klmap asks the Hub about a model it knows already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from klmap import cards, hub
+from klmap.cards import Card
+from klmap.errors import InputError, KlmapError
+from klmap.files import read_tsv
+from klmap.log import logger
+
+THREADS = 8
+"""Questions put to the Hub at the same time."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model at one revision, as the workflow knows it.
+
+    Attributes:
+        name: what its card is filed under.
+        id: the configured id.
+        revision: the configured revision; None for the default branch.
+        folder: the local folder that is this model; None for a model of the Hub.
+    """
+
+    name: str
+    id: str
+    revision: str | None
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class News:
+    """What became of one model since its card was written.
+
+    Attributes:
+        source: name of the source.
+        change: ``moved``, ``usable again``, ``failing`` or ``unreachable``; the card is rewritten
+            for the first two alone.
+        detail: from which commit to which, or the reason.
+    """
+
+    source: str
+    change: str
+    detail: str
+
+
+def read_index(path: Path) -> list[Source]:
+    """Read the table of sources: source, id, revision, folder; empty cells mean none.
+
+    Raises:
+        InputError: the table is missing or lacks a column.
+    """
+    rows = read_tsv(path)
+    try:
+        return [
+            Source(
+                name=row["source"],
+                id=row["id"],
+                revision=row["revision"] or None,
+                folder=Path(row["folder"]) if row["folder"] else None,
+            )
+            for row in rows
+        ]
+    except KeyError as error:
+        raise InputError(
+            f"{path}: no column {error}; expected source, id, revision, folder"
+        ) from None
+
+
+def refresh(sources: Iterable[Source], folder: Path) -> list[News]:
+    """Resolve every source that has a card again; rewrite the cards of those that moved.
+
+    A model that was fine and cannot be used any more keeps its card and its scores: a repository
+    that was deleted stays on the map, and the news says so.
+
+    Args:
+        sources: the configured models.
+        folder: where the cards are, as ``<source>/card.json``.
+
+    Returns:
+        What changed, in the order of ``sources``; empty if nothing did.
+    """
+    known = [source for source in sources if (folder / source.name / "card.json").is_file()]
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        found = list(pool.map(lambda source: _ask_again(source, folder), known))
+    news = [item for item in found if item is not None]
+    _report(news, len(known))
+    return news
+
+
+def _ask_again(source: Source, folder: Path) -> News | None:
+    path = folder / source.name / "card.json"
+    old = cards.read_card(path)
+    try:
+        new = hub.resolve_or_explain(source.id, source.revision, source.folder)
+    except KlmapError as error:
+        return News(source.name, "unreachable", str(error))
+    if new.error:
+        return None if new.error == old.error else News(source.name, "failing", new.error)
+    if new.commit == old.commit and not old.error:
+        return None
+    cards.write_card(path, new)
+    change = "usable again" if old.error else "moved"
+    return News(source.name, change, f"{_short(old)} -> {_short(new)}")
+
+
+def _short(card: Card) -> str:
+    return card.commit[:12] or "no commit"
+
+
+def _report(news: Sequence[News], asked: int) -> None:
+    """Log one line per model with news, aligned, and the counts."""
+    width = max((len(item.source) for item in news), default=0)
+    for item in news:
+        logger.info("%-*s  %-12s  %s", width, item.source, item.change, item.detail)
+    rewritten = sum(item.change in ("moved", "usable again") for item in news)
+    logger.info(
+        "%d models asked about, %d cards rewritten, %d without usable answer",
+        asked,
+        rewritten,
+        len(news) - rewritten,
+    )

@@ -1,0 +1,281 @@
+"""One scoring job: one model, one text set, one file of log-likelihoods.
+
+This module decides whether the job is the one that was asked for, what dtype it runs in, and
+what is written when it ends well or badly. ``tokens`` makes the sequences, ``scorer_model`` loads
+the model, ``scorer_run`` computes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from klmap import hub, store
+from klmap.cards import Card, read_card
+from klmap.config import SCORER_VERSION, fingerprint
+from klmap.errors import InputError, PermanentFailure
+from klmap.files import read_json, write_json
+from klmap.log import Progress, logger
+from klmap.texts import Text, read_texts
+
+UNTRAINED_MARGIN = 0.5
+"""A mean loss within this many nats of guessing evenly looks untrained (own)."""
+
+SOFTWARE = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+"""Packages whose versions stand in every score file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one scoring job is asked to do.
+
+    Attributes:
+        card: the model's card.json.
+        weights: folder with the files the card names, or with a file that says why there are
+            none.
+        texts: texts.jsonl.
+        manifest: texts.json.
+        model: the model's name on the map.
+        spec: settings that the fingerprint hashes.
+        output: the score file, ``<model>.<fingerprint>.h5``.
+        skip_failures: write a score with status ``failed`` instead of raising.
+        keep_tokens: also store the log-probability of every token.
+        batch_tokens: tokens per batch; None chooses by device.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads.
+    """
+
+    card: Path
+    weights: Path
+    texts: Path
+    manifest: Path
+    model: str
+    spec: dict[str, Any]
+    output: Path
+    skip_failures: bool = False
+    keep_tokens: bool = False
+    batch_tokens: int | None = None
+    device: str = "auto"
+    threads: int = 1
+
+    @property
+    def failure(self) -> Path:
+        """Where the reason of a permanent failure is left for later attempts."""
+        return self.output.with_suffix(".failed.json")
+
+
+def score(job: Job) -> None:
+    """Score one model on one text set and write the result.
+
+    Raises:
+        InputError: the file name does not belong to the settings, or an input is broken.
+        PermanentFailure: this model can never be scored like this; the reason stands beside the
+            output. With ``skip_failures`` a score with status ``failed`` is written instead.
+        MemoryError, OSError, torch.OutOfMemoryError: the machine's trouble; try again.
+    """
+    _check_name(job)
+    card = read_card(job.card)
+    sha256 = str(read_json(job.manifest).get("sha256"))
+    if _is_finished(job, card, sha256):
+        logger.info("%s: finished already", job.output)
+        return
+    try:
+        _raise_again(job, card, sha256)
+        result = _score(job, card, read_texts(job.texts, job.manifest), sha256)
+    except PermanentFailure as failure:
+        reason = str(failure)
+        if not job.skip_failures:
+            _leave_reason(job, card, sha256, reason)
+            raise
+        logger.error("%s", reason)
+        result = _empty(job, card, sha256)
+        result.status, result.error = "failed", reason
+        store.write_score(job.output, result)
+        return
+    store.write_score(job.output, result)
+    job.failure.unlink(missing_ok=True)
+
+
+def _check_name(job: Job) -> None:
+    """Refuse to write under a name that promises other settings."""
+    expected = fingerprint(job.spec)
+    name = f"{job.model}.{expected}.h5"
+    if job.output.name != name:
+        found = job.output.name.removesuffix(".h5").rpartition(".")[2]
+        raise InputError(
+            f"{job.output}: this name asks for the settings {found}, config.yaml now gives "
+            f"{expected} ({name}); config.yaml changed while this job was queued: run snakemake "
+            "again"
+        )
+
+
+def _is_finished(job: Job, card: Card, sha256: str) -> bool:
+    if not job.output.is_file():
+        return False
+    try:
+        found = store.read_score(job.output)
+    except InputError as error:
+        logger.warning("%s; it is written again", error)
+        return False
+    same = (card.commit, sha256, fingerprint(job.spec))
+    kept = found.token_logprob is not None or not job.keep_tokens
+    return (
+        found.status == "ok"
+        and kept
+        and (found.commit, found.texts_sha256, found.fingerprint) == same
+    )
+
+
+def _raise_again(job: Job, card: Card, sha256: str) -> None:
+    """End at once, with the same words, where an earlier attempt failed for good."""
+    if not job.failure.is_file():
+        return
+    earlier = read_json(job.failure)
+    if (earlier.get("commit"), earlier.get("texts_sha256")) != (card.commit, sha256):
+        return
+    raise PermanentFailure(str(earlier.get("error")))
+
+
+def _leave_reason(job: Job, card: Card, sha256: str, reason: str) -> None:
+    if not job.failure.is_file() or read_json(job.failure).get("error") != reason:
+        write_json(
+            job.failure,
+            {
+                "model": job.model,
+                "commit": card.commit,
+                "texts_sha256": sha256,
+                "error": reason,
+            },
+        )
+    logger.error("this is final; to try again all the same, remove %s", job.failure)
+
+
+def _empty(job: Job, card: Card, sha256: str) -> store.Score:
+    return store.Score(
+        model=job.model,
+        commit=card.commit,
+        texts_sha256=sha256,
+        fingerprint=fingerprint(job.spec),
+        spec=job.spec,
+        attributes={
+            "quantization": job.spec.get("quantization") or "none",
+            "prefix": job.spec["prefix"],
+            "overlength": job.spec["overlength"],
+        },
+    )
+
+
+def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Score:
+    """Everything between the checks and the file."""
+    reason = card.error or hub.failure_in(job.weights)
+    if reason:
+        raise PermanentFailure(reason)
+    quantization = job.spec.get("quantization")
+    if quantization not in (None, "none"):
+        raise PermanentFailure(
+            f"{job.model}: quantization: {quantization} is not possible in this version; remove "
+            "the key, or give a model that was stored in another precision"
+        )
+    began = time.monotonic()
+    # Read by the libraries when they are imported: the weights are here, and nothing else is asked.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["RAYON_NUM_THREADS"] = str(job.threads)
+    from klmap import scorer_model, scorer_precision, scorer_run, tokens
+
+    device = scorer_precision.prepare(job.device, job.threads)
+    limit = scorer_model.context_of(job.weights)
+    encoded = tokens.encode(
+        tokens.load_tokenizer(job.weights),
+        [text.text for text in texts],
+        prefix=str(job.spec["prefix"]),
+        overlength=str(job.spec["overlength"]),
+        limit=limit,
+    )
+    plan = scorer_run.make_plan(encoded.sequences, limit)
+    probe = scorer_run.probe_texts(len(texts))
+    model = scorer_precision.load(
+        job.weights,
+        wanted=str(job.spec["dtype"]),
+        stored=card.dtype,
+        parameters=card.parameters,
+        device=device,
+        sequences=[encoded.sequences[number] for number in probe],
+        limit=limit,
+    )
+    tokens.check_ids(encoded.sequences, model.rows)
+    total = sum(piece.length for piece in plan.pieces)
+    progress = Progress(total, "tokens")
+    start = time.monotonic()
+    logprobs, budget = scorer_run.score_tokens(
+        model, plan, scorer_run.budget_for(device, job.batch_tokens), progress
+    )
+    loglik = scorer_run.text_sums(logprobs, plan.offset)
+    rate = total / max(time.monotonic() - start, 1e-9)
+    progress.close()
+    result = _empty(job, card, sha256)
+    result.loglik = loglik
+    result.n_tokens = np.array(encoded.n_tokens, np.int32)
+    result.n_scored = np.diff(plan.offset).astype(np.int32)
+    result.truncated = np.array(encoded.truncated, np.bool_)
+    if job.keep_tokens:
+        result.token_logprob = logprobs.astype(np.float32)
+        result.token_offset = plan.offset
+    result.attributes |= {
+        "dtype": model.dtype,
+        "head": "model" if model.head is None else "own",
+        "context": -1 if limit is None else limit,
+        "bos_id": encoded.bos_id,
+        "prefix_source": encoded.prefix_source,
+        "share_changed": encoded.share_changed,
+        "n_windows": len(plan.pieces),
+        "n_unscored": int((result.n_scored == 0).sum()),
+        "untrained": _looks_untrained(result, model.rows),
+        "batch_tokens": budget,
+        "device": scorer_precision.device_name(device),
+        "threads": job.threads,
+        "software": {**{name: version(name) for name in SOFTWARE}, "scorer": SCORER_VERSION},
+        "tokens_per_second": rate,
+    }
+    result.attributes |= scorer_precision.noise(
+        model,
+        [encoded.sequences[number] for number in probe],
+        loglik[probe],
+        limit,
+        parameters=card.parameters,
+    )
+    result.attributes["seconds"] = time.monotonic() - began
+    _report(job.model, result, texts)
+    return result
+
+
+def _looks_untrained(result: store.Score, rows: int) -> bool:
+    """Whether the mean loss per token is about that of guessing evenly."""
+    scored = int(result.n_scored.sum())
+    return scored > 0 and -result.loglik.sum() / scored >= math.log(rows) - UNTRAINED_MARGIN
+
+
+def _report(model: str, result: store.Score, texts: Sequence[Text]) -> None:
+    """Log what a user wants to know of a finished score, and what should make them look twice."""
+    found = result.attributes
+    bits = -result.loglik.sum() / (math.log(2) * sum(text.n_bytes for text in texts))
+    logger.info(
+        "%s: %.4f bits per byte, %s tokens in %s, %.0f tokens/s, noise %.2g nats",
+        model,
+        bits,
+        f"{int(result.n_scored.sum()):,}",
+        found["dtype"],
+        found["tokens_per_second"],
+        found["noise_nats"],
+    )
+    if found["untrained"]:
+        logger.warning("%s looks untrained: it predicts no better than guessing evenly", model)
+    if found["n_unscored"]:
+        logger.warning("%s: %d texts have no scored token", model, found["n_unscored"])

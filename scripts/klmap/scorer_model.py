@@ -1,0 +1,273 @@
+"""Load a causal language model and turn hidden states into log-probabilities, exactly.
+
+Models keep the dtype of their weights up to the logits, and a log-softmax in 16 bits costs up to
+a nat per text. So the body of the model runs as it is, and the head runs here: in row chunks,
+with 32-bit logits, checked once against the model's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from klmap.cards import context_length
+from klmap.errors import PermanentFailure
+from klmap.log import logger
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+SIXTEEN_BITS = (torch.float16, torch.bfloat16)
+
+CPU_ROWS = 128
+"""Rows of logits at a time on a CPU; more would leave its cache."""
+
+CUDA_LOGITS = 2**28
+"""Logits at a time on a GPU: 1 GiB in 32 bits."""
+
+
+@dataclass
+class Head:
+    """The last matrix of a model and the arithmetic behind it.
+
+    Attributes:
+        weight: (V, H) unembedding.
+        bias: (V,) or None.
+        scale: factor on the logits.
+        softcap: c of ``c * tanh(logits / c)``; None where there is none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(R, H) hidden states to (R, V) logits in float32, or float64 for a float64 model."""
+        hidden = hidden.to(self.weight.dtype)
+        if self.weight.dtype in SIXTEEN_BITS:
+            logits = torch.mm(hidden, self.weight.T, out_dtype=torch.float32)
+        else:
+            logits = hidden @ self.weight.T
+        if self.bias is not None:
+            logits += self.bias
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap is not None:
+            logits = torch.tanh_(logits.div_(self.softcap)).mul_(self.softcap)
+        return logits
+
+
+class CausalModel:
+    """A loaded model that gives log-probabilities of chosen next tokens.
+
+    Args:
+        model: a transformers model with a language-model head, in evaluation mode.
+        sample: token ids of one text, for checking the own head and causality.
+
+    Attributes:
+        head: the own head; None where the model's logits are used.
+        rows: rows of the input embedding: ids must be smaller.
+
+    Raises:
+        PermanentFailure: the model looks at later tokens: it is no causal language model.
+    """
+
+    def __init__(self, model: Any, sample: Sequence[int]) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.rows = int(model.get_input_embeddings().weight.shape[0])
+        self.head = _own_head(model)
+        if len(sample) > 1:
+            self._check(torch.tensor([list(sample)], device=self.device))
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype of the weights in use."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its head."""
+        body: nn.Module = self.model.base_model
+        return body
+
+    def to(self, dtype: str) -> CausalModel:
+        """Convert the weights in place; the head follows."""
+        self.model.to(DTYPES[dtype])
+        self.head = _own_head(self.model) if self.head is not None else None
+        return self
+
+    def logprobs(self, ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        """Log-probabilities of tokens given all tokens to the left of them.
+
+        Args:
+            ids: (B, T) right-padded token ids. No attention mask is needed: a causal model never
+                looks at the padding behind a text.
+            rows: (R,) positions ``b * T + t`` that predict.
+            targets: (R,) ids of the tokens at ``t + 1``.
+
+        Returns:
+            (R,) nats, float32 or float64 as the head computes.
+        """
+        parts = []
+        source, step = self._source(ids, rows)
+        for start in range(0, len(targets), step):
+            logits = source[start : start + step]
+            logits = self.head.logits(logits) if self.head is not None else _upcast(logits)
+            chosen = logits.gather(1, targets[start : start + step, None]).squeeze(1)
+            parts.append(chosen - torch.logsumexp(logits, dim=1))
+        return torch.cat(parts)
+
+    def _source(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, int]:
+        """Hidden states, or logits where there is no own head, and rows to take at a time."""
+        flat = self._hidden(ids) if self.head is not None else self._logits(ids)
+        step = CPU_ROWS
+        if ids.is_cuda:
+            vocabulary = flat.shape[-1] if self.head is None else len(self.head.weight)
+            step = max(CUDA_LOGITS // vocabulary, CPU_ROWS)
+        return flat.flatten(0, 1)[rows], step
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        output = self.body(input_ids=ids, use_cache=False)
+        hidden: Tensor = output[0]
+        return hidden
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
+        return logits
+
+    @torch.inference_mode()
+    def _check(self, ids: Tensor) -> None:
+        """Compare the own head with the model's, and look for a dependence on later tokens."""
+        expected = _upcast(self._logits(ids)[0])
+        size = float(expected.abs().max())
+        tolerance = 16 * torch.finfo(self.model.dtype).eps * max(size, 1.0)
+        if self.head is not None and math.isfinite(size):
+            found = self.head.logits(self._hidden(ids)[0])
+            difference = math.inf
+            if found.shape == expected.shape:
+                difference = float((found - expected).abs().max())
+            if not difference <= 4 * tolerance:
+                logger.info(
+                    "the own head differs from the model's by %.2g; the model's logits are used",
+                    difference,
+                )
+                self.head = None
+        changed = ids.clone()
+        changed[0, -1] = (changed[0, -1] + 1) % self.rows
+        moved = float((_upcast(self._logits(changed)[0, :-1]) - expected[:-1]).abs().max())
+        if moved > 64 * tolerance:
+            raise PermanentFailure(
+                "the model looks at later tokens (changing the last token of a text moves earlier "
+                f"logits by {moved:.2g}): it is no causal language model"
+            )
+
+
+def _upcast(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _own_head(model: Any) -> Head | None:
+    """The head as the configuration describes it; None if the model has no plain one."""
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, nn.Linear) or model.base_model is model:
+        return None
+    config = model.config.get_text_config()
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
+    if not weight.is_cuda and weight.dtype in SIXTEEN_BITS:
+        weight = weight.float()  # a product with 32-bit results does not exist on the CPU
+    factor = getattr(config, "logit_scale", None)
+    divisor = getattr(config, "logits_scaling", None)
+    cap = getattr(config, "final_logit_softcapping", None)
+    scale = float(factor) if isinstance(factor, (int, float)) else 1.0
+    scale /= float(divisor) if isinstance(divisor, (int, float)) else 1.0
+    if bias is not None and bias.dtype in SIXTEEN_BITS:
+        bias = bias.float()
+    return Head(weight, bias, scale, float(cap) if cap else None)
+
+
+def context_of(folder: Path) -> int | None:
+    """Longest input in tokens of the model in a folder; None without a limit.
+
+    The configuration is read by transformers, which knows what a key that is left out means.
+
+    Raises:
+        PermanentFailure: transformers does not know this type of model, or needs its code.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise_for_model(error, "config.json describes no model that transformers knows")
+    return context_length(config.to_dict())
+
+
+def load_weights(folder: Path, dtype: str, device: str) -> Any:
+    """Load a model's weights, refusing anything that was not stored.
+
+    Args:
+        folder: a Hugging Face folder.
+        dtype: name of a torch dtype.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        PermanentFailure: transformers has no class for it without running its code, weights are
+            missing or of another shape, or the files are damaged.
+        MemoryError: there is not enough memory (transient).
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise_for_model(error, "the model cannot be loaded")
+    for key in ("missing_keys", "mismatched_keys", "error_msgs"):
+        names = sorted(str(name) for name in info.get(key) or ())
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise PermanentFailure(
+                f"{len(names)} weights are not in the files and would be random ({shown}); "
+                "the checkpoint is incomplete or belongs to another class of model"
+            )
+    if info.get("unexpected_keys"):
+        logger.info("%d stored weights are not used", len(info["unexpected_keys"]))
+    return model.eval().to(device)
+
+
+def raise_for_model(error: Exception, what: str) -> NoReturn:
+    """Sort an exception: the machine's troubles as they are, the model's as a permanent failure.
+
+    Raises:
+        PermanentFailure: the model itself is the reason.
+        MemoryError: memory did not suffice.
+        Exception: ``error`` itself, where the machine is the reason.
+    """
+    if isinstance(error, (PermanentFailure, MemoryError, torch.OutOfMemoryError)):
+        raise error
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "allocate memory" in text:
+        raise MemoryError(text) from error
+    machine = isinstance(error, OSError) and error.errno is not None
+    if machine or "CUDA error" in text or "out of memory" in text:
+        raise error
+    raise PermanentFailure(f"{what}: {type(error).__name__}: {text[:500]}") from error

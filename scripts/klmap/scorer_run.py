@@ -1,0 +1,195 @@
+"""Run token sequences through a model: the batch plan, the sums, the error bar."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from klmap.errors import PermanentFailure
+from klmap.log import Progress, logger
+from klmap.scorer_model import CausalModel, raise_for_model
+from klmap.tokens import Window, windows
+
+Floats = npt.NDArray[np.float64]
+TokenFloats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+CPU_BATCH_TOKENS = 1024
+"""Tokens per batch on a CPU: larger batches leave its cache."""
+
+CUDA_BATCH_TOKENS = 16384
+"""Tokens per batch on a GPU to begin with; halved when memory does not suffice."""
+
+FALLBACK_LOGITS = 2**28
+"""Logits per batch where the model's own head gives them for every position."""
+
+PROBE_TEXTS = 64
+"""Texts scored twice for the error bar."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A window of one text's sequence.
+
+    Attributes:
+        text: number of the text.
+        window: what goes through the model, and from where on tokens are scored.
+        offset: where its first scored token stands among all scored tokens of the set.
+    """
+
+    text: int
+    window: Window
+    offset: int
+
+    @property
+    def length(self) -> int:
+        """Tokens that go through the model; the last token of a window is only predicted."""
+        return self.window.stop - self.window.start - 1
+
+
+@dataclass
+class Plan:
+    """All windows of a text set.
+
+    Attributes:
+        sequences: N lists of token ids.
+        pieces: windows in the order of texts and positions.
+        offset: (N+1,) where each text's scored tokens begin.
+    """
+
+    sequences: Sequence[Sequence[int]]
+    pieces: list[Piece]
+    offset: npt.NDArray[np.int64]
+
+
+def make_plan(sequences: Sequence[Sequence[int]], limit: int | None) -> Plan:
+    """Cut sequences into windows and number the scored tokens."""
+    pieces = []
+    offset = np.zeros(len(sequences) + 1, np.int64)
+    for text, sequence in enumerate(sequences):
+        position = int(offset[text])
+        for window in windows(len(sequence), limit):
+            pieces.append(Piece(text, window, position))
+            position += window.stop - window.first
+        offset[text + 1] = position
+    return Plan(sequences, pieces, offset)
+
+
+def next_batch(pieces: Sequence[Piece], start: int, budget: int) -> list[Piece]:
+    """The pieces from ``start`` on that fit a budget of padded tokens; at least one.
+
+    Args:
+        pieces: sorted, longest first.
+        start: the first piece of the batch.
+        budget: tokens, padding included.
+    """
+    count = max(budget // pieces[start].length, 1)
+    return list(pieces[start : start + count])
+
+
+def score_tokens(
+    model: CausalModel, plan: Plan, budget: int, progress: Progress | None = None
+) -> tuple[TokenFloats, int]:
+    """Log-probability of every scored token of a text set.
+
+    Batches depend on the lengths and the budget alone: longest pieces first, ties in the order
+    of texts. A GPU out of memory halves the budget and goes on with the same batch.
+
+    Returns:
+        (T,) nats in the order of texts, in the precision of the head; and the final budget.
+
+    Raises:
+        PermanentFailure: the model's own code fails.
+        torch.OutOfMemoryError: memory does not suffice for a single text.
+    """
+    if model.head is None:
+        budget = min(budget, max(FALLBACK_LOGITS // model.rows, 1))
+    pieces = sorted(plan.pieces, key=lambda piece: (-piece.length, piece.offset))
+    precision = torch.float64 if model.dtype == "float64" else torch.float32
+    result = torch.zeros(int(plan.offset[-1]), dtype=precision, device=model.device)
+    start = 0
+    while start < len(pieces):
+        batch = next_batch(pieces, start, budget)
+        try:
+            _score_batch(model, plan, batch, result)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            budget = len(batch) // 2 * batch[0].length
+            torch.cuda.empty_cache()
+            logger.info("out of GPU memory: from here on %d tokens per batch", budget)
+            continue
+        except Exception as error:
+            raise_for_model(error, "the model fails on a text")
+        start += len(batch)
+        if progress is not None:
+            progress.add(sum(piece.length for piece in batch))
+    values: TokenFloats = result.cpu().numpy()
+    return values, budget
+
+
+@torch.inference_mode()
+def _score_batch(
+    model: CausalModel, plan: Plan, batch: Sequence[Piece], result: torch.Tensor
+) -> None:
+    """Score the tokens of one batch into their places of ``result``."""
+    width = batch[0].length
+    ids = np.zeros((len(batch), width), np.int64)
+    rows, targets, places = [], [], []
+    for number, piece in enumerate(batch):
+        window = piece.window
+        sequence = np.asarray(plan.sequences[piece.text][window.start : window.stop])
+        ids[number, : piece.length] = sequence[:-1]
+        scored = np.arange(window.first - window.start, len(sequence))
+        rows.append(number * width + scored - 1)
+        targets.append(sequence[scored])
+        places.append(piece.offset + np.arange(len(scored)))
+    device = model.device
+    result[torch.from_numpy(np.concatenate(places)).to(device)] = model.logprobs(
+        torch.from_numpy(ids).to(device),
+        torch.from_numpy(np.concatenate(rows)).to(device),
+        torch.from_numpy(np.concatenate(targets)).to(device),
+    )
+
+
+def text_sums(tokens: TokenFloats, offset: npt.NDArray[np.int64]) -> Floats:
+    """(N,) sums in float64 over each text's tokens; 0 for a text without any.
+
+    Raises:
+        PermanentFailure: a token's log-probability is not finite.
+    """
+    finite = np.isfinite(tokens)
+    if not finite.all():
+        first = int(np.searchsorted(offset, np.argmin(finite), side="right")) - 1
+        raise PermanentFailure(
+            f"{int((~finite).sum()):,} of {len(tokens):,} token log-probabilities are not finite, "
+            f"the first in text {first}: the weights hold NaN or infinity, or overflow in this "
+            "dtype (try dtype: float32)"
+        )
+    spans = itertools.pairwise(offset)
+    return np.array([tokens[start:stop].sum(dtype=np.float64) for start, stop in spans])
+
+
+def probe_texts(count: int, wanted: int = PROBE_TEXTS) -> list[int]:
+    """Numbers of the texts scored twice: evenly spread over the set, the same for every model."""
+    return sorted({int(number) for number in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def loglik_singly(
+    model: CausalModel, sequences: Sequence[Sequence[int]], limit: int | None
+) -> Floats:
+    """(N,) log-likelihoods in nats with one window per batch, summed in float64."""
+    plan = make_plan(sequences, limit)
+    tokens, _ = score_tokens(model, plan, budget=1)
+    return text_sums(tokens, plan.offset)
+
+
+def budget_for(device: str, wanted: int | None) -> int:
+    """Tokens per batch: what was asked for, else what suits the device."""
+    if wanted is not None:
+        return wanted
+    return CUDA_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS

@@ -1,0 +1,283 @@
+"""The fixed set of texts on which every model is scored: cut, sampled, written and read.
+
+The recipe is that of Oyama et al. 2025 (arXiv 2502.16173): documents are cut greedily into
+chunks of bounded UTF-8 length, and a seeded ``random.sample`` draws from all chunks. Chunks are
+spooled to the disk while they are counted, positions are drawn, and a second pass picks the
+texts up, so memory does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from klmap import environment
+from klmap.config import EnvironmentTexts, FileTexts, HubTexts
+from klmap.corpora import Document, file_documents, hub_documents
+from klmap.errors import InputError
+from klmap.files import atomic, read_json, write_json
+from klmap.log import logger
+
+POOL_FACTOR = 4
+"""Chunks drawn per text kept: the published set draws 40,000 and keeps the first 10,000."""
+
+Recipe = EnvironmentTexts | FileTexts | HubTexts
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a set.
+
+    Attributes:
+        index: its position, 0 to N-1.
+        text: the text itself.
+        domain: what kind of text it is.
+        n_bytes: its length in UTF-8 bytes.
+    """
+
+    index: int
+    text: str
+    domain: str
+    n_bytes: int
+
+
+def build(recipe: Recipe, texts: Path, manifest: Path) -> None:
+    """Make a text set: ``texts`` first, then the manifest that vouches for it.
+
+    Args:
+        recipe: which texts, from config.yaml.
+        texts: the .jsonl file to write, one object per text.
+        manifest: the .json file to write.
+
+    Raises:
+        InputError: the source is broken, or has fewer texts than asked for, or fewer than two.
+    """
+    with atomic(texts) as output:
+        spool = output.with_name(f"{output.name}.spool")
+        try:
+            spooled = _spool(_pieces(recipe), spool, isinstance(recipe, EnvironmentTexts))
+            positions = _draw(recipe, spooled)
+            counts, sizes = _write(spool, positions, output)
+        finally:
+            spool.unlink(missing_ok=True)
+        with output.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    content: dict[str, Any] = {
+        "n": len(positions),
+        "sha256": digest,
+        "mean_bytes": sizes / len(positions),
+        "recipe": recipe.recipe(),
+        "domains": dict(sorted(counts.items())),
+        "candidates": spooled.total,
+    }
+    if isinstance(recipe, EnvironmentTexts):
+        content["versions"] = environment.versions()
+    write_json(manifest, content)
+    logger.info("%d texts of %d candidates, %d domains", len(positions), spooled.total, len(counts))
+
+
+def chunks(text: str, max_bytes: int, min_bytes: int) -> Iterator[str]:
+    """Cut a document greedily into chunks, never inside a code point (Oyama et al. 2025).
+
+    Args:
+        text: the document.
+        max_bytes: upper end of a chunk, in UTF-8 bytes.
+        min_bytes: a chunk must have strictly more bytes than this to be kept; only a
+            document's last chunk, or one before a wide character, can be that short.
+
+    Yields:
+        Chunks in order.
+    """
+    data = text.encode()
+    start = 0
+    while start < len(data):
+        end = min(start + max_bytes, len(data))
+        while end < len(data) and data[end] & 0xC0 == 0x80:
+            end -= 1
+        if end - start > min_bytes:
+            yield data[start:end].decode()
+        start = end
+
+
+def sample_positions(count: int, n: int, pool: int | None, seed: int) -> list[int]:
+    """The positions of ``random.seed(seed); random.sample(chunks, pool)[:n]``, without the chunks.
+
+    Args:
+        count: how many chunks there are.
+        n: how many to keep.
+        pool: how many to draw; None draws four times n. Never more than there are.
+        seed: seed of Python's generator.
+
+    Returns:
+        n positions in the order drawn.
+    """
+    drawn = min(POOL_FACTOR * n if pool is None else pool, count)
+    return random.Random(seed).sample(range(count), drawn)[:n]
+
+
+def balanced_positions(groups: Sequence[Sequence[int]], n: int, seed: int) -> list[int]:
+    """Draw n positions spread evenly over groups; what a small group lacks, the others give.
+
+    Args:
+        groups: the positions of each domain.
+        n: how many to draw; at most as many as there are.
+        seed: seed of Python's generator.
+
+    Returns:
+        n positions in rising order, so texts of one domain stand together.
+    """
+    left = n
+    generator = random.Random(seed)
+    drawn: list[int] = []
+    ordered = sorted(range(len(groups)), key=lambda number: (len(groups[number]), number))
+    for done, number in enumerate(ordered):
+        share = -(-left // (len(ordered) - done))
+        taken = generator.sample(groups[number], min(share, len(groups[number])))
+        drawn += taken
+        left -= len(taken)
+    return sorted(drawn)
+
+
+def read_texts(jsonl: Path, manifest: Path | None = None) -> list[Text]:
+    """Read and check a text set.
+
+    Args:
+        jsonl: the texts.
+        manifest: the texts.json beside them; its hash must be that of the texts.
+
+    Raises:
+        InputError: a file is missing or broken, or the texts are not those of the manifest; the
+            message names the file and the line.
+    """
+    try:
+        data = jsonl.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{jsonl}: no such file") from None
+    if manifest is not None:
+        expected = read_json(manifest).get("sha256")
+        found = hashlib.sha256(data).hexdigest()
+        if found != expected:
+            raise InputError(
+                f"{jsonl}: its sha256 is {found}, {manifest} says {expected}; the texts were "
+                "changed after they were made: remove both files and run again"
+            )
+    lines = data.splitlines(keepends=False)
+    texts = [_parse(line, f"{jsonl}:{number + 1}", number) for number, line in enumerate(lines)]
+    if len(texts) < 2:
+        raise InputError(f"{jsonl}: {len(texts)} texts; a map needs at least 2")
+    return texts
+
+
+def _parse(line: bytes, place: str, index: int) -> Text:
+    try:
+        record = json.loads(line)
+        text = Text(
+            index=record["index"],
+            text=record["text"],
+            domain=record["domain"],
+            n_bytes=record["n_bytes"],
+        )
+        size = len(text.text.encode())
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{place}: not a text of klmap ({error})") from None
+    except KeyError as error:
+        raise InputError(f"{place}: no field {error}; expected index, text, domain, n_bytes") from None
+    if text.index != index:
+        raise InputError(f"{place}: index is {text.index!r}, expected {index}")
+    if text.n_bytes != size:
+        raise InputError(f"{place}: n_bytes is {text.n_bytes!r}, the text has {size} bytes")
+    return text
+
+
+@dataclass
+class _Spooled:
+    """How many pieces were spooled, and where those of each domain are if that matters."""
+
+    total: int
+    positions: dict[str, list[int]]
+
+
+def _documents(recipe: Recipe) -> Iterator[Document]:
+    """The one place that knows which source a recipe means."""
+    if isinstance(recipe, EnvironmentTexts):
+        return environment.documents("score")
+    return file_documents(recipe) if isinstance(recipe, FileTexts) else hub_documents(recipe)
+
+
+def _pieces(recipe: Recipe) -> Iterator[Document]:
+    """What the sample is drawn from: chunks, or whole records of a file."""
+    whole = isinstance(recipe, FileTexts) and not recipe.chunk
+    for document in _documents(recipe):
+        if whole:
+            yield document
+            continue
+        for text in chunks(document.text, recipe.max_bytes, recipe.min_bytes):
+            yield Document(text, document.domain, document.origin)
+
+
+def _spool(pieces: Iterable[Document], spool: Path, by_domain: bool) -> _Spooled:
+    """Pass one: write every candidate to the disk, one JSON line each, and count."""
+    spooled = _Spooled(0, defaultdict(list))
+    with spool.open("w", encoding="utf-8") as file:
+        for piece in pieces:
+            file.write(json.dumps([piece.text, piece.domain, piece.origin]) + "\n")
+            if by_domain:
+                spooled.positions[piece.domain].append(spooled.total)
+            spooled.total += 1
+    return spooled
+
+
+def _draw(recipe: Recipe, spooled: _Spooled) -> list[int]:
+    """The positions of the texts, in the order in which they shall stand."""
+    count = spooled.total
+    n = count if recipe.n is None else recipe.n
+    if count < 2:
+        raise InputError(
+            f"source {recipe.source}: {count} texts of more than {recipe.min_bytes} bytes; a map "
+            "needs at least 2: give more text or lower min_bytes"
+        )
+    if n > count:
+        raise InputError(
+            f"source {recipe.source}: n is {n}, but there are only {count} texts of more than "
+            f"{recipe.min_bytes} bytes; lower n, or give more text"
+        )
+    if recipe.n is None:
+        return list(range(count))
+    if isinstance(recipe, EnvironmentTexts):
+        return balanced_positions(list(spooled.positions.values()), n, recipe.seed)
+    pool = recipe.pool if isinstance(recipe, HubTexts) else None
+    positions = sample_positions(count, n, pool, recipe.seed)
+    whole = isinstance(recipe, FileTexts) and not recipe.chunk
+    return sorted(positions) if whole else positions
+
+
+def _write(spool: Path, positions: Sequence[int], output: Path) -> tuple[Counter[str], int]:
+    """Pass two: pick the drawn texts up; returns texts per domain and bytes in all."""
+    rank = {position: index for index, position in enumerate(positions)}
+    picked: list[list[str]] = [[] for _ in positions]
+    with spool.open(encoding="utf-8") as file:
+        for position, line in enumerate(file):
+            if position in rank:
+                picked[rank[position]] = json.loads(line)
+    counts: Counter[str] = Counter()
+    total = 0
+    with output.open("w", encoding="utf-8", newline="\n") as file:
+        for index, (text, domain, origin) in enumerate(picked):
+            size = len(text.encode())
+            record = {
+                "index": index,
+                "text": text,
+                "domain": domain,
+                "n_bytes": size,
+                "origin": origin,
+            }
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            counts[domain] += 1
+            total += size
+    return counts, total

@@ -1,0 +1,324 @@
+"""From texts to token sequences: what the tokenizer adds, what is scored, what is cut.
+
+A repository's ``tokenizer.json`` is read by the Rust library itself, because releases of
+transformers disagree about what they put on top of it: 4.x classes obeyed ``add_bos_token``, 5.x
+follows the template of ``tokenizer.json`` for several of them and gives some a pre-tokenizer of
+its own. What the published vectors were computed with is the 4.x meaning; here it is written
+down once (``docs/scoring.md``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from klmap.errors import InputError, PermanentFailure
+from klmap.files import read_json
+from klmap.log import logger
+from klmap.tokens_engine import Engine, RustEngine, TransformersEngine
+
+ADD_BOS_BY_DEFAULT = {
+    "LlamaTokenizer": True,
+    "CodeLlamaTokenizer": True,
+    "GemmaTokenizer": True,
+    "CohereTokenizer": True,
+    "GPTNeoXTokenizer": False,
+}
+"""Classes that in transformers 4.x replace the template by ``add_bos_token``, ``add_eos_token``;
+the value of ``add_bos_token`` where the file does not say."""
+
+_CLASS_OF_TYPE = {
+    **dict.fromkeys(("llama", "mistral", "mixtral", "jamba", "persimmon"), "LlamaTokenizer"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "recurrent_gemma"), "GemmaTokenizer"),
+    **dict.fromkeys(("cohere", "cohere2"), "CohereTokenizer"),
+    **dict.fromkeys(("gpt_neox", "mamba", "rwkv", "stablelm", "olmo"), "GPTNeoXTokenizer"),
+}
+"""The class that transformers 4.x took for a model type whose files name none."""
+
+KEPT_SPACES = 0.1
+"""Share of its spaces that a text set must keep through encoding and decoding (own)."""
+
+
+@dataclass
+class TextTokenizer:
+    """A model's tokenizer with everything that decides about special tokens.
+
+    Attributes:
+        engine: the library behind it.
+        before: ids that it puts in front of a text by itself (4.x meaning).
+        after: ids that it appends by itself.
+        bos_id: id of the beginning-of-sequence token; None without one.
+        eos_id: id of the end-of-sequence token; None without one.
+    """
+
+    engine: Engine
+    before: list[int]
+    after: list[int]
+    bos_id: int | None
+    eos_id: int | None
+
+
+def load_tokenizer(folder: Path) -> TextTokenizer:
+    """Load the tokenizer of a Hugging Face folder.
+
+    Raises:
+        PermanentFailure: its files are broken, or need code of their own.
+    """
+    try:
+        return _load(folder)
+    except (PermanentFailure, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _broken(folder, error) from error
+    except InputError as error:
+        raise PermanentFailure(str(error)) from None
+    except Exception as error:
+        raise _broken(folder, error) from error
+
+
+def _broken(folder: Path, error: Exception) -> PermanentFailure:
+    text = " ".join(str(error).split())[:300]
+    return PermanentFailure(f"{folder}: the tokenizer cannot be loaded: {text}")
+
+
+def _load(folder: Path) -> TextTokenizer:
+    settings = _optional_json(folder / "tokenizer_config.json")
+    named = {**_optional_json(folder / "special_tokens_map.json"), **settings}
+    config = _optional_json(folder / "config.json")
+    engine: Engine
+    if (folder / "tokenizer.json").is_file():
+        engine = RustEngine(folder, settings)
+    else:
+        engine = TransformersEngine(folder)
+    bos = _special(engine, named, config, "bos")
+    eos = _special(engine, named, config, "eos")
+    before, after = _affixes(engine, settings, config, bos, eos)
+    return TextTokenizer(engine, before, after, bos, eos)
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _special(
+    engine: Engine, named: dict[str, Any], config: dict[str, Any], which: str
+) -> int | None:
+    """Id of the BOS or EOS token: as the tokenizer's files name it, else as config.json numbers."""
+    key = f"{which}_token"
+    if key in named:
+        token = named[key]
+        token = token.get("content") if isinstance(token, dict) else token
+        return engine.id_of(token) if isinstance(token, str) else None
+    number = config.get(f"{which}_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    return number if isinstance(number, int) else None
+
+
+def _affixes(
+    engine: Engine,
+    settings: dict[str, Any],
+    config: dict[str, Any],
+    bos: int | None,
+    eos: int | None,
+) -> tuple[list[int], list[int]]:
+    """What stands before and after a text by itself, in the meaning of transformers 4.x."""
+    found = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    found = found or _CLASS_OF_TYPE.get(str(config.get("model_type")), "")
+    name = str(found).removesuffix("Fast")
+    template = _template(engine)
+    if name not in ADD_BOS_BY_DEFAULT:
+        return template
+    add_bos = settings.get("add_bos_token")
+    add_bos = ADD_BOS_BY_DEFAULT[name] if add_bos is None else add_bos
+    before = [bos] if add_bos and bos is not None else []
+    after = [eos] if settings.get("add_eos_token") and eos is not None else []
+    if (before, after) != template:
+        logger.info(
+            "tokenizer.json adds %s before and %s after a text, %s with add_bos_token=%s adds %s "
+            "and %s; the latter counts, as in transformers 4.x",
+            *template,
+            name,
+            add_bos,
+            before,
+            after,
+        )
+    return before, after
+
+
+def _template(engine: Engine) -> tuple[list[int], list[int]]:
+    """What the tokenizer itself puts around a short text."""
+    probe = "a"
+    inner = engine.encode([probe])[0]
+    whole = engine.encode_with_specials(probe)
+    for start in range(len(whole) - len(inner) + 1):
+        if whole[start : start + len(inner)] == inner:
+            return whole[:start], whole[start + len(inner) :]
+    raise PermanentFailure(
+        f"the tokenizer changes a text's own tokens when it adds special ones ({inner} -> {whole})"
+    )
+
+
+@dataclass
+class Encoded:
+    """A text set as token sequences, with what the prefix policy decided.
+
+    Attributes:
+        sequences: N lists of token ids as the model reads them; every token but a sequence's
+            first is scored. Empty where the text has no tokens.
+        n_tokens: N counts of the texts' own tokens.
+        truncated: N flags, true where tokens were left out.
+        bos_id: id in front of every text, -1 where nothing is.
+        prefix_source: ``tokenizer`` (what it adds by itself), ``bos``, ``eos`` (no BOS exists) or
+            ``none`` (neither exists: the first token of a text is not scored).
+        share_changed: share of the texts that decode(encode(text)) does not give back.
+    """
+
+    sequences: list[list[int]]
+    n_tokens: list[int]
+    truncated: list[bool] = field(default_factory=list)
+    bos_id: int = -1
+    prefix_source: str = "tokenizer"
+    share_changed: float = 0.0
+
+
+def encode(
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    prefix: str,
+    overlength: str,
+    limit: int | None,
+) -> Encoded:
+    """Tokenise a text set under one prefix policy and one policy for texts that are too long.
+
+    Strings of special tokens inside a text ("</s>") become what the tokenizer makes of them.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        texts: N texts.
+        prefix: ``default``, what the tokenizer adds by itself; ``bos``, exactly one token in
+            front and nothing behind, never two where a text begins with it already.
+        overlength: ``window`` (nothing is cut here), ``truncate`` (cut to the limit and flag) or
+            ``fail``.
+        limit: longest input in tokens; None without one.
+
+    Raises:
+        PermanentFailure: the tokenizer loses the spaces between words, or a text is too long
+            and ``overlength`` is ``fail``.
+    """
+    contents = tokenizer.engine.encode(texts)
+    before, after, source = _around(tokenizer, prefix)
+    result = Encoded([], [], bos_id=before[0] if before else -1, prefix_source=source)
+    for number, content in enumerate(contents):
+        front = [] if prefix == "bos" and content[:1] == before else before
+        size = len(front) + len(content) + len(after)
+        over = limit is not None and size > limit
+        if over and overlength == "fail":
+            raise PermanentFailure(
+                f"text {number} has {size} tokens, the model takes {limit}; set overlength: to "
+                "window or truncate, or cut the texts shorter with max_bytes:"
+            )
+        cut = limit is not None and over and overlength == "truncate"
+        kept = content[: max(limit - len(front) - len(after), 0)] if cut and limit else content
+        result.sequences.append([*front, *kept, *after] if content else [])
+        result.n_tokens.append(len(content) - (1 if front != before else 0))
+        result.truncated.append(cut)
+    result.share_changed = _round_trip(tokenizer.engine, texts, contents)
+    return result
+
+
+def _around(tokenizer: TextTokenizer, prefix: str) -> tuple[list[int], list[int], str]:
+    """Ids before and after every text, and where the first ones come from."""
+    if prefix == "default":
+        return tokenizer.before, tokenizer.after, "tokenizer"
+    for source, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):
+        if token is not None:
+            return [token], [], source
+    logger.warning(
+        "the tokenizer has neither BOS nor EOS: the first token of every text is not scored"
+    )
+    return [], [], "none"
+
+
+def _round_trip(engine: Engine, texts: Sequence[str], contents: Sequence[list[int]]) -> float:
+    """Share of texts that decoding changes; lost spaces are a failure, other losses a warning."""
+    decoded = engine.decode(contents)
+    changed = [number for number, text in enumerate(texts) if decoded[number] != text]
+    if not changed:
+        return 0.0
+    spaces = sum(text.strip().count(" ") for text in texts)
+    kept = sum(text.strip().count(" ") for text in decoded)
+    if kept < KEPT_SPACES * spaces:
+        raise PermanentFailure(
+            f"the tokenizer loses the spaces between words ({spaces:,} before, {kept:,} after "
+            "encoding and decoding): its files do not fit together, so no number would mean much"
+        )
+    share = len(changed) / len(texts)
+    logger.warning(
+        "decoding gives %d of %d texts (%.1f %%) back changed, the first is text %d; a tokenizer "
+        "that normalises does that",
+        len(changed),
+        len(texts),
+        100 * share,
+        changed[0],
+    )
+    return share
+
+
+def check_ids(sequences: Sequence[Sequence[int]], rows: int) -> None:
+    """Every id must have a row in the embedding, before anything is looked up there.
+
+    Raises:
+        PermanentFailure: an id is too large; the message names the first text with one.
+    """
+    for number, sequence in enumerate(sequences):
+        if sequence and max(sequence) >= rows:
+            raise PermanentFailure(
+                f"text {number} has token id {max(sequence)}, the embedding has {rows} rows: the "
+                "tokenizer belongs to another model, or tokens were added without resizing"
+            )
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a token sequence that goes through the model at once.
+
+    Attributes:
+        start: position of its first token in the sequence.
+        stop: position behind its last token.
+        first: position of the first token scored here, at least ``start + 1``.
+    """
+
+    start: int
+    stop: int
+    first: int
+
+
+def windows(length: int, limit: int | None) -> list[Window]:
+    """Cut a sequence so that every token but the first is scored in exactly one window.
+
+    The scored parts are disjoint. Each window but the last begins with the last token of the one
+    before; the last one is as long as the limit allows, so that the end of a text is predicted
+    with full context.
+
+    Args:
+        length: tokens of the sequence.
+        limit: longest window in tokens; None without one.
+    """
+    if length < 2:
+        return []
+    if limit is None or length <= limit:
+        return [Window(0, length, 1)]
+    if limit < 2:
+        raise PermanentFailure(f"a context of {limit} tokens leaves nothing to predict from")
+    result = []
+    first = 1
+    while first < length:
+        stop = min(first - 1 + limit, length)
+        result.append(Window(stop - limit if stop == length else first - 1, stop, first))
+        first = stop
+    return result

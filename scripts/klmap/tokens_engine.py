@@ -1,0 +1,97 @@
+"""The libraries that turn text into token ids, behind one interface without special tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenizers import AddedToken, Tokenizer
+
+
+class Engine(Protocol):
+    """What is needed of a tokenizer, whichever library it comes from."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text, without special tokens."""
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Token ids of one text, with the special tokens that are added by themselves."""
+
+    def decode(self, sequences: Sequence[list[int]]) -> list[str]:
+        """The texts that token ids stand for."""
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token; None if there is none."""
+
+
+class RustEngine:
+    """``tokenizer.json``, read by the library it was written for."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+        self._tokenizer = Tokenizer.from_str(_with_prefix_space(text, settings))
+        # Both may be stored in the file, and would cut or lengthen the texts.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        listed = settings.get("added_tokens_decoder", {})
+        for _, entry in sorted(listed.items(), key=lambda item: int(item[0])):
+            if entry["content"] not in known:
+                self._tokenizer.add_tokens([AddedToken(**entry)])
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        batch = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in batch]
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text).ids)
+
+    def decode(self, sequences: Sequence[list[int]]) -> list[str]:
+        return list(self._tokenizer.decode_batch(list(sequences), skip_special_tokens=False))
+
+    def id_of(self, token: str) -> int | None:
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+
+class TransformersEngine:
+    """Tokenizers without ``tokenizer.json``: transformers converts or interprets their files."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer  # a second of imports that few models need
+
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        batch = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)
+        return [list(ids) for ids in batch["input_ids"]]
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        return list(self._tokenizer(text)["input_ids"])
+
+    def decode(self, sequences: Sequence[list[int]]) -> list[str]:
+        return [
+            str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+            for ids in sequences
+        ]
+
+    def id_of(self, token: str) -> int | None:
+        found = self._tokenizer.get_vocab().get(token)
+        return None if found is None else int(found)
+
+
+def _with_prefix_space(text: str, settings: dict[str, Any]) -> str:
+    """``tokenizer.json`` with the ``add_prefix_space`` of tokenizer_config.json, as in 4.x."""
+    wanted = settings.get("add_prefix_space")
+    if not isinstance(wanted, bool) or '"ByteLevel"' not in text:
+        return text
+    content = json.loads(text)
+    before = content.get("pre_tokenizer") or {}
+    if before.get("type") != "ByteLevel" or before.get("add_prefix_space") is wanted:
+        return text
+    before["add_prefix_space"] = wanted
+    return json.dumps(content)

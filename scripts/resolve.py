@@ -1,0 +1,39 @@
+"""Find out what a model is, from its configuration and file list alone, and write its card."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from klmap import cards, hub, log
+
+
+def main() -> None:
+    """Resolve one model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--id", required=True, help="id of config.yaml: org/name, or any label")
+    parser.add_argument("--revision", help="commit, tag or branch; the default branch without it")
+    parser.add_argument("--folder", type=Path, help="local folder that is this model")
+    parser.add_argument(
+        "--on-failure",
+        choices=("stop", "skip"),
+        default="stop",
+        help="an unusable model ends with exit status 3, or gets a card that says why",
+    )
+    parser.add_argument("--card", type=Path, required=True, help="card.json to write")
+    arguments = parser.parse_args()
+    resolve = hub.resolve if arguments.on_failure == "stop" else hub.resolve_or_explain
+    card = resolve(arguments.id, arguments.revision, arguments.folder)
+    cards.write_card(arguments.card, card)
+    if not card.error:
+        log.logger.info(
+            "%s: %s, %s parameters, commit %s",
+            card.id,
+            card.architecture or card.model_type,
+            f"{card.parameters:,}",
+            card.commit[:12],
+        )
+
+
+if __name__ == "__main__":
+    log.run(main)

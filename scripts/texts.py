@@ -1,0 +1,31 @@
+"""Make a text set: the texts every model is scored on, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from klmap import log, texts
+from klmap.config import TextSet
+from klmap.errors import InputError
+
+
+def main() -> None:
+    """Read the arguments and build the set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", required=True, help="the text set of config.yaml, as JSON")
+    parser.add_argument("--texts", type=Path, required=True, help="texts.jsonl to write")
+    parser.add_argument("--manifest", type=Path, required=True, help="texts.json to write")
+    arguments = parser.parse_args()
+    try:
+        recipe = TypeAdapter(TextSet).validate_python(json.loads(arguments.recipe))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise InputError(f"--recipe: not a text set of config.yaml: {error}") from None
+    texts.build(recipe, arguments.texts, arguments.manifest)
+
+
+if __name__ == "__main__":
+    log.run(main)
