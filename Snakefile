@@ -32,7 +32,6 @@ if not workflow.overwrite_configfiles:
     configfile: "config.yaml"
 
 
-
 include: "rules/common.smk"
 include: "rules/texts.smk"
 include: "rules/demo.smk"

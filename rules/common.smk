@@ -47,6 +47,9 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = CONFIG.results
+MODELS_OF: dict[str, list[str]] = {}
+for slug, entry in CONFIG.by_slug.items():
+    MODELS_OF.setdefault(entry.source, []).append(slug)
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
 ZOO = f"{RESULTS}/models/_zoo"
 # Aggregation is cheap, so it follows the library's code; scores never do.
@@ -72,9 +75,45 @@ def score_path(texts: str, model: str) -> str:
     return f"{RESULTS}/{texts}/scores/{model}.{fp}.h5"
 
 
+@lru_cache(maxsize=None)
+def is_finished(texts: str, model: str) -> bool:
+    """Whether a score is there and no older than the card and the manifest it was made from."""
+    source = CONFIG.by_slug[model].source
+    made_from = (
+        f"{RESULTS}/models/{source}/card.json",
+        f"{RESULTS}/{texts}/texts.json",
+    )
+    try:
+        made = os.stat(score_path(texts, model)).st_mtime
+        return all(os.stat(path).st_mtime <= made for path in made_from)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=None)
+def is_partly_finished(source: str) -> bool:
+    """Whether some scores of a source are there and others are not."""
+    scores = [(texts, model) for texts in CONFIG.texts for model in MODELS_OF[source]]
+    return len(scores) > 1 and len({is_finished(*score) for score in scores}) > 1
+
+
+def wanted_score(texts: str, model: str) -> str:
+    """File of one score, for a rule that needs it.
+
+    Variants of a source and text sets share one temporary folder of weights. Fetching it for a
+    new score would make Snakemake repeat the finished ones too (`ancient` does not help while the
+    folder is missing), so those are handed over as files that need no job.
+    """
+    path = score_path(texts, model)
+    forced = workflow.dag_settings.forceall or workflow.dag_settings.forcerun
+    if not forced and is_partly_finished(CONFIG.by_slug[model].source):
+        return before_update(path) if is_finished(texts, model) else path
+    return path
+
+
 def scores_of(wildcards: object) -> list[str]:
     """Scores of all configured models on one text set."""
-    return [score_path(wildcards.texts, model) for model in sorted(CONFIG.by_slug)]
+    return [wanted_score(wildcards.texts, model) for model in sorted(CONFIG.by_slug)]
 
 
 def asked_for(wildcards: object) -> settings.ModelEntry:
@@ -273,10 +312,10 @@ def zoo_recipe_of(wildcards: object) -> str:
     return repr(zoo_runs.RUNS[wildcards.run])
 
 
-def all_scores() -> list[str]:
+def all_scores(wildcards: object) -> list[str]:
     """Scores of all models on all text sets."""
     return [
-        score_path(texts, model)
+        wanted_score(texts, model)
         for texts in CONFIG.texts
         for model in sorted(CONFIG.by_slug)
     ]

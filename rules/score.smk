@@ -35,4 +35,4 @@ rule score:
 rule scores:
     """Every score that the configuration asks for, without the map."""
     input:
-        all_scores(),
+        all_scores,

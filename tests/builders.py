@@ -135,7 +135,6 @@ def tiny_tokenizer(
     special = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>"}
     if kind == "sentencepiece":
         special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-        tokenizer.encode_special_tokens = False
     bos = special["bos_token"]
     if kind == "sentencepiece" if template is None else template:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -238,6 +237,7 @@ def tiny_model(
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(0.0, spread)
+    transformers.utils.logging.disable_progress_bar()
     model.to(dtype).save_pretrained(folder)
     if readme is not None:
         (folder / "README.md").write_text(readme, encoding="utf-8")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klmap import geometry, lineage, style
 from klmap.collect import Model
@@ -24,12 +24,11 @@ MOST_NAMES = 90
 """Above this many models rows have no names; a strip of family colours remains."""
 
 _LONGEST_NAME = 38
-_LETTER = 0.076
 _LEGEND = 1.75
 _TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
 _LEAST_KL = 1e-3
-_MOST_RUNS = 10
-_SINGLE = "one model has no distances: add a second to config.yaml"
+_MOST_TICKS = 8
+_SINGLE = "One model has no distances.\nAdd a second to config.yaml."
 
 
 def dendrogram(models: Sequence[Model], tree: Node, subject: str) -> Figure:
@@ -48,12 +47,14 @@ def dendrogram(models: Sequence[Model], tree: Node, subject: str) -> Figure:
         11, height, "Which models predict alike", f"{subject} · average linkage on KL"
     )
     names = [style.shorten(name, _LONGEST_NAME) for name in lineage.short_names(models)]
-    right = (0.3 + _LETTER * max(map(len, names)) if named else 0.35) + _LEGEND
+    right = (0.3 + style.widest(names, 8) if named else 0.35) + _LEGEND
     axes = style.add_axes(figure, 0.4, 0.62, right, 0.95)
     _branches(axes, tree, dict(zip((model.model for model in models), each, strict=True)))
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.set_yticks([])
     _root_axis(axes, 2 * tree.height)
+    if len(models) == 1:
+        _message(axes, _SINGLE)
     for position, row in enumerate(order if named else ()):
         axes.plot(
             [0], [position], each[row].marker, color=each[row].color, markersize=5.5,
@@ -139,13 +140,12 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     each, legend = style.categories([model.family for model in models])
     named = len(models) <= MOST_NAMES
     names = [style.shorten(name, _LONGEST_NAME) for name in lineage.short_names(models)]
-    margin = 0.45 + _LETTER * max(map(len, names)) if named else 0.5
+    margin = 0.55 + style.widest(names, 8) if named else 0.5
     side = min(max(0.2 * len(models), 3.6), 9.0) if named else 8.0
     width, height = margin + side + 2.2, 1.05 + side + margin + 0.1
-    single = f" · {_SINGLE}" if len(models) == 1 else ""
     figure = style.new_figure(
         max(width, 7.6), height, "KL divergence of all pairs",
-        f"{subject}\nbits/byte, models in the order of the tree{single}",
+        f"{subject}\nbits/byte, models in the order of the tree",
     )  # fmt: skip
     right = float(figure.get_size_inches()[0]) - margin - side
     axes = style.add_axes(figure, margin, margin, right, 1.15)
@@ -166,12 +166,14 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     _strip(axes.inset_axes((-1.5 * thick, 0, thick, 1)), [each[row] for row in order], True)
     _strip(axes.inset_axes((0, -1.5 * thick, 1, thick)), [each[row] for row in order], False)
     left, top = 1 - (right - 0.25) / float(figure.get_size_inches()[0]), 1 - 1.15 / height
+    if len(models) == 1:
+        _message(axes, _SINGLE)
+        return figure
     tall = min(2.6, side * 0.55) / height
     bar_axes = figure.add_axes((left, top - tall, 0.16 / width, tall))
     bar = figure.colorbar(image, cax=bar_axes, extend=extend)
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    bar.outline.set_visible(False)
+    style.decade_axis(bar.ax.yaxis)
     bar.ax.tick_params(labelsize=8, length=2, which="both")
     beyond = "\n(grey: above 8, beyond its range)" if extend == "max" else ""
     bar.set_label(f"KL, bits/byte{beyond}", size=8)
@@ -187,6 +189,13 @@ def _norm(shown: Floats) -> tuple[LogNorm, str]:
     high = min(float(known.max()), geometry.BEYOND)
     extend = "max" if known.max() > geometry.BEYOND else "neither"
     return (LogNorm(low, high) if low < high else LogNorm(low / 2, low * 2)), extend
+
+
+def _message(axes: Axes, text: str) -> None:
+    axes.text(
+        0.5, 0.5, text, ha="center", va="center", color=style.MUTED, size=10,
+        transform=axes.transAxes,
+    )  # fmt: skip
 
 
 def _strip(axes: Axes, each: Sequence[style.Category], vertical: bool) -> None:
@@ -210,42 +219,39 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
     """
     kl, se = _dense(distances), distances.se
     assert se is not None
-    found = [run for run in lineage.runs(models) if math.isfinite(models[run.rows[0]].step)]
+    found = [run for run in lineage.runs(models) if _steps(run, models, kl)]
     figure = style.new_figure(
         10,
         6.2,
         "How far each checkpoint is from the last of its run",
         f"{subject} · KL with standard error over texts",
-        "Hollow: below the numerical noise of the two scores. Straight lines mean power laws."
-        if found
-        else "",
+        "Hollow: below the numerical noise of the two scores." if found else "",
     )
     axes = style.add_axes(figure, 0.85, 0.95, 2.6, 0.95)
     if not found:
         axes.set_axis_off()
-        text = "No two revisions of one model are on this map."
-        axes.text(0.5, 0.5, text, ha="center", va="center", color=style.MUTED, size=11)
+        _message(axes, "No two revisions of one model are on this map.")
         return figure
     colors, _ = style.categories([run.id for run in found])
     for run, category in zip(found, colors, strict=True):
         _trajectory(axes, run, models, kl, se, category, distances.mean_bytes)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    steps = [models[row].step for run in found for row in run.rows[:-1]]
+    style.decade_axis(axes.yaxis)
+    steps = [models[row].step for run in found for row in _steps(run, models, kl)]
     if min(steps) > 0 and max(steps) / min(steps) > 12:
         axes.set_xscale("log")
     elif max(steps) > 20 * sorted(steps)[len(steps) // 2]:
         axes.set_xscale("symlog", linthresh=1)
+    if len(set(steps)) <= _MOST_TICKS:
+        axes.xaxis.set_major_locator(FixedLocator(sorted(set(steps))))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("training step")
     axes.set_ylabel("KL to the last checkpoint, bits/byte")
     axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if len(found) > _MOST_RUNS:
-        label = f"{len(found)} runs; grey: the shorter ones"
-    else:
-        label = "last checkpoint of each run is its 0"
+    label = f"{len(found)} runs, the rest in grey" if len(found) > style.MOST_COLORS else "runs"
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.02, 1.01), fontsize=8.5, title=label, title_fontsize=8,
         alignment="left",
@@ -262,8 +268,7 @@ def _trajectory(
     category: style.Category,
     mean_bytes: float,
 ) -> None:
-    *rows, last = run.rows
-    rows = [row for row in rows if kl[row, last] > 0]
+    rows, last = _steps(run, models, kl), run.rows[-1]
     steps = [models[row].step for row in rows]
     values = kl[rows, last]
     errors = se[rows, last].astype(np.float64)
@@ -303,6 +308,12 @@ def _trajectory(
         )
 
 
+def _steps(run: lineage.Run, models: Sequence[Model], kl: Floats) -> list[int]:
+    """The rows of a run that two logarithmic axes can show: a step, and a distance to the last."""
+    *earlier, last = run.rows
+    return [row for row in earlier if math.isfinite(models[row].step) and kl[row, last] > 0]
+
+
 def _rows(models: Sequence[Model], tree: Node) -> list[int]:
     """Rows of the models in the order of the tree's leaves."""
     row = {model.model: number for number, model in enumerate(models)}
@@ -321,9 +332,7 @@ def _dense(distances: Distances) -> Floats:
     return distances.kl
 
 
-def _families(
-    figure: Figure, legend: Sequence[style.Category], left: float, top: float
-) -> None:
+def _families(figure: Figure, legend: Sequence[style.Category], left: float, top: float) -> None:
     drawn = figure.legend(
         handles=style.handles(legend),
         loc="upper left",

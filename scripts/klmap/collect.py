@@ -162,8 +162,9 @@ def collect(
         if score.status == "failed"
     ]
     kept = [(entry, score) for entry, score in read if score.status == "ok"]
-    _check_failures(failures, kept, [entry.path for entry, s in read if s.status == "failed"],
-                    skip_failures)
+    _check_failures(
+        failures, kept, [entry.path for entry, s in read if s.status == "failed"], skip_failures
+    )
 
     mean_bytes = float(np.mean([text.n_bytes for text in text_list]))
     loglik = np.stack([score.loglik for _, score in kept])
@@ -184,7 +185,11 @@ def collect(
     models = [_describe(entry, score, mean_bytes) for entry, score in kept]
     logger.info(
         "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed",
-        len(models), len(text_list), mean_bytes, threshold, len(failures),
+        len(models),
+        len(text_list),
+        mean_bytes,
+        threshold,
+        len(failures),
     )
     return Collection(matrix, models, failures)
 
@@ -222,11 +227,7 @@ def _check_texts(
     read: Sequence[tuple[_Entry, Score]], texts: Sequence[Text], sha256: str, manifest: Path
 ) -> None:
     """Refuse scores of other texts, naming every one of them."""
-    other = [
-        entry.path
-        for entry, score in read
-        if score.texts_sha256 != sha256
-    ]
+    other = [entry.path for entry, score in read if score.texts_sha256 != sha256]
     if other:
         names = "\n".join(f"  {path}" for path in other)
         raise InputError(
@@ -323,7 +324,7 @@ def read_models(path: Path, expected: Sequence[str] | None = None) -> list[Model
     try:
         models = [_model(row) for row in rows]
     except KeyError as error:
-        raise InputError(f"{path}: the column {error} is missing; remove it and run again") from None
+        raise InputError(f"{path}: no column {error}; remove it and run again") from None
     except ValueError as error:
         raise InputError(f"{path}: {error}; remove it and run again") from None
     if expected is not None and [model.model for model in models] != list(expected):

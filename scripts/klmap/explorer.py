@@ -71,7 +71,7 @@ def page(
             {
                 "model": model,
                 "color": category.color,
-                "size": _short(model.parameters),
+                "size": "" if model.parameters is None else style.short_number(model.parameters),
                 "near": near[model.model][:_SHOWN_NEIGHBORS],
             }
             for model, category in zip(models, each, strict=True)
@@ -87,16 +87,6 @@ def page(
         beyond=BEYOND,
         below_noise=BELOW_NOISE,
     )
-
-
-def _short(parameters: int | None) -> str:
-    """A number of parameters as people say it: 14M, 6.9B."""
-    if parameters is None:
-        return ""
-    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if parameters >= unit:
-            return f"{parameters / unit:.3g}{name}"
-    return str(parameters)
 
 
 def write_page(path: Path, html: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerPatch
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
-from matplotlib.text import Text
 
 from klmap import charts, labels, lineage, style
 from klmap.collect import Model
@@ -36,6 +37,11 @@ _METHODS = {
     "pca": "principal components",
     "tsne-euclidean": "t-SNE on √KL",
     "tsne-sqeuclidean": "t-SNE on KL",
+}
+_COLUMNS = {
+    "base_model": "base model",
+    "bits_per_byte": "mean log-likelihood",
+    "created_at": "date of creation",
 }
 _SIDE = 2.55
 _TOP = 0.92
@@ -98,8 +104,8 @@ def draw(scene: Scene, folder: Path, names: Sequence[str]) -> None:
 
 def draw_map(scene: Scene) -> Figure:
     """The map, coloured by ``scene.color_by``."""
-    column = scene.color_by.replace("_", " ")
-    return _map(scene, "Map of language models", scene.color_by, f"coloured by {column}")
+    named = _COLUMNS.get(scene.color_by, scene.color_by)
+    return _map(scene, "Map of language models", scene.color_by, f"coloured by {named}")
 
 
 def draw_loglik(scene: Scene) -> Figure:
@@ -124,7 +130,7 @@ def _map(scene: Scene, title: str, column: str, colored: str) -> Figure:
     axes = style.add_axes(figure, 0.3, _FOOT, _SIDE, _TOP)
     style.plain(axes)
     coloring = style.coloring(scene.models, column)
-    sizes = _marker_sizes(scene)
+    sizes = _marker_sizes(scene, coloring)
     _frame(axes, scene.points)
     runs = lineage.runs(scene.models)
     pairs = lineage.parents(scene.models) if len(scene.models) <= MOST_ARROWS else []
@@ -133,15 +139,38 @@ def _map(scene: Scene, title: str, column: str, colored: str) -> Figure:
     _draw_arrows(axes, scene, sizes, pairs)
     if len(scene.models) <= MOST_LABELS:
         _draw_labels(axes, scene, sizes, runs, pairs)
-    _legend(figure, axes, coloring, bool(runs), bool(pairs))
+    if method == "pca" and len(scene.models) > 1:
+        _scale_bar(axes)
+    _legend(figure, coloring, bool(runs), bool(pairs))
     return figure
+
+
+def _scale_bar(axes: Axes) -> None:
+    """The length of a round KL; under principal components squared length is bits/byte."""
+    left, right = axes.get_xlim()
+    longest = (0.2 * (right - left)) ** 2
+    decade = 10.0 ** math.floor(math.log10(longest))
+    kl = decade * max(step for step in (1, 2, 5) if step * decade <= longest)
+    share = math.sqrt(kl) / (right - left)
+    axes.plot(
+        [1 - share, 1], [-0.018, -0.018], color=style.INK, transform=axes.transAxes, clip_on=False
+    )
+    axes.text(
+        1 - share / 2,
+        -0.024,
+        f"KL {kl:g} bits/byte",
+        ha="center",
+        va="top",
+        size=8,
+        transform=axes.transAxes,
+    )
 
 
 def _note(method: str) -> str:
     if method == "pca":
         return (
-            "Near means alike in prediction. Squared distance on the page is at most the KL in "
-            "bits/byte: the two largest components leave the others out."
+            "Near means alike in prediction. Two components leave the others out: no pair is "
+            "nearer than it looks, some are farther."
         )
     return (
         "Near means alike in prediction. t-SNE keeps who is whose neighbour; the size of gaps "
@@ -149,13 +178,13 @@ def _note(method: str) -> str:
     )
 
 
-def _marker_sizes(scene: Scene) -> Floats:
+def _marker_sizes(scene: Scene, coloring: style.Coloring) -> Floats:
     """(K,) areas in square points; checkpoints before the last are smaller."""
     count = len(scene.models)
     area = 95.0 if count <= MOST_LABELS else 45.0 if count <= 300 else 17.0
-    sizes = np.full(count, area)
+    sizes = area * np.array([style.AREA.get(own.marker, 1.0) for own in coloring.categories])
     for run in lineage.runs(scene.models):
-        sizes[list(run.rows[:-1])] = area * 0.42
+        sizes[list(run.rows[:-1])] *= 0.42
     return sizes
 
 
@@ -204,9 +233,7 @@ def _draw_points(axes: Axes, scene: Scene, coloring: style.Coloring, sizes: Floa
         )
 
 
-def _draw_arrows(
-    axes: Axes, scene: Scene, sizes: Floats, pairs: Sequence[tuple[int, int]]
-) -> None:
+def _draw_arrows(axes: Axes, scene: Scene, sizes: Floats, pairs: Sequence[tuple[int, int]]) -> None:
     for parent, child in pairs:
         axes.add_patch(
             FancyArrowPatch(
@@ -244,7 +271,7 @@ def _draw_labels(
     scale = 72 / figure.dpi
     points = axes.transData.transform(scene.points) * scale
     fonts = [6.3 if row in early else 8.0 for row in range(len(texts))]
-    extents = np.array([_extent(figure, t, s) for t, s in zip(texts, fonts, strict=True)]) * scale
+    extents = np.array([style.text_size(t, s) for t, s in zip(texts, fonts, strict=True)])
     box = axes.get_window_extent()
     segments = [points[list(run.rows)] for run in runs]
     segments += [_arc(points[parent], points[child]) for parent, child in pairs]
@@ -287,37 +314,21 @@ def _arc(begin: Floats, end: Floats, bend: float = 0.12) -> Floats:
     return np.asarray(curve, np.float64)
 
 
-def _extent(figure: Figure, text: str, size: float) -> tuple[float, float]:
-    """Width and height of a text in pixels."""
-    artist = Text(0, 0, style.literal(text), size=size, figure=figure)
-    box = artist.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
-    return box.width + 2, box.height
+def _legend_arrow(*, width: float, height: float, **_: Any) -> FancyArrowPatch:
+    """A fine-tune's arrow, as large as a legend's entry."""
+    return FancyArrowPatch((0, height / 2), (width, height / 2), arrowstyle="-|>", mutation_scale=9)
 
 
-class _ArrowHandler(HandlerPatch):
-    """Draws an arrow as an arrow in the legend."""
-
-    def create_artists(self, legend, orig_handle, xdescent, ydescent, width, height, fontsize, trans):  # type: ignore[no-untyped-def]  # noqa: ARG002, E501, D102
-        middle = (height - ydescent) / 2
-        arrow = FancyArrowPatch(
-            (-xdescent, middle), (width - xdescent, middle), arrowstyle="-|>", mutation_scale=9
-        )
-        arrow.set(color=style.INK, alpha=0.6, linewidth=0.9, transform=trans)
-        return [arrow]
-
-
-def _legend(
-    figure: Figure, axes: Axes, coloring: style.Coloring, has_runs: bool, has_pairs: bool
-) -> None:
+def _legend(figure: Figure, coloring: style.Coloring, has_runs: bool, has_pairs: bool) -> None:
     width, height = figure.get_size_inches()
     left, top = 1 - (_SIDE - 0.15) / width, 1 - _TOP / height
     if coloring.bar is not None:
         place = (left + 0.01, top - 3.3 / height, 0.16 / width, 3.2 / height)
         bar_axes = figure.add_axes(place)
         bar = figure.colorbar(coloring.bar, cax=bar_axes)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        if coloring.dates:
-            style.date_axis(bar.ax.yaxis)
+        bar.outline.set_visible(False)
+        if coloring.ticks is not None:
+            coloring.ticks(bar.ax.yaxis)
         bar.set_label(coloring.label, size=8)
         bar.ax.tick_params(labelsize=8, length=2)
         top -= 3.6 / height
@@ -326,7 +337,7 @@ def _legend(
         label = "checkpoints, in order"
         lines.append(Line2D([], [], color=style.MUTED, linewidth=1.6, alpha=0.7, label=label))
     if has_pairs:
-        lines.append(Patch(label="made from its parent"))
+        lines.append(Patch(color=style.INK, alpha=0.6, label="made from its parent"))
     legend = figure.legend(
         handles=lines,
         loc="upper left",
@@ -335,13 +346,12 @@ def _legend(
         labelspacing=0.65,
         handletextpad=0.6,
         borderaxespad=0,
-        handler_map={Patch: _ArrowHandler()},
+        handler_map={Patch: HandlerPatch(patch_func=_legend_arrow)},
         title="family" if coloring.bar is not None else coloring.label,
     )
     legend.set_alignment("left")
     legend.get_title().set_fontsize(9)
     legend.get_title().set_fontweight("bold")
-    axes.set_zorder(0)
 
 
 def draw_dendrogram(scene: Scene) -> Figure:

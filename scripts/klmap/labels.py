@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ _MOST_HIDDEN = 0.02
 # What a bad place costs, in units of one label height of distance from the point.
 _ON_LABEL = 60.0
 _ON_MARKER = 14.0
-_ON_LINE = 1.5
+_ON_LINE = 2.5
 _OUTSIDE = 100.0
 _AWAY = 0.5
 _LEFT = 0.25
@@ -101,7 +102,7 @@ def sample_segments(segments: Sequence[Floats], step: float) -> Floats:
     """Points along polylines, ``step`` apart, as (S, 2)."""
     samples = [np.zeros((0, 2))]
     for line in segments:
-        for begin, end in zip(line[:-1], line[1:], strict=True):
+        for begin, end in itertools.pairwise(line):
             count = max(2, int(np.hypot(*(end - begin)) / step))
             share = np.linspace(0, 1, count)[:, None]
             samples.append(begin + share * (end - begin))

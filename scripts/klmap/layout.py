@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from klmap import geometry
 from klmap.collect import Model

@@ -66,8 +66,7 @@ def short_names(models: Sequence[Model]) -> list[str]:
     short = [model.model.partition("--")[2] or model.model for model in models]
     count = Counter(short)
     return [
-        name if count[name] == 1 else model.model
-        for name, model in zip(short, models, strict=True)
+        name if count[name] == 1 else model.model for name, model in zip(short, models, strict=True)
     ]
 
 

@@ -43,9 +43,7 @@ class Neighbor:
     flags: tuple[str, ...] = ()
 
 
-def measure(
-    matrix: Matrix, count: int, dense_limit: int
-) -> tuple[Distances, geometry.Neighbors]:
+def measure(matrix: Matrix, count: int, dense_limit: int) -> tuple[Distances, geometry.Neighbors]:
     """All distances of a matrix, in bits per byte.
 
     Computed from the clipped float64 log-likelihoods, never from the float32 coordinates.
@@ -92,9 +90,7 @@ def table(
         for rank, (other, kl, se) in enumerate(zip(index, kls, errors, strict=True), start=1):
             neighbor = models[int(other)]
             flags = tuple(_flags(float(kl), model, neighbor, mean_bytes))
-            rows.append(
-                Neighbor(model.model, rank, neighbor.model, float(kl), float(se), flags)
-            )
+            rows.append(Neighbor(model.model, rank, neighbor.model, float(kl), float(se), flags))
     beyond = {row.model for row in rows if BEYOND in row.flags and row.rank == 1}
     for name in sorted(beyond):
         logger.warning("%s: even its nearest model is above %g bits/byte", name, geometry.BEYOND)

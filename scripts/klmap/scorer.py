@@ -207,10 +207,9 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         stored=card.dtype,
         parameters=card.parameters,
         device=device,
-        sequences=[encoded.sequences[number] for number in probe],
+        sequences=encoded.sequences,
         limit=limit,
     )
-    tokens.check_ids(encoded.sequences, model.rows)
     total = sum(piece.length for piece in plan.pieces)
     progress = Progress(total, "tokens")
     start = time.monotonic()

@@ -14,13 +14,14 @@ import torch
 from klmap.errors import KlmapError, PermanentFailure
 from klmap.log import logger
 from klmap.scorer_model import CausalModel, load_weights
-from klmap.scorer_run import Floats, loglik_singly
+from klmap.scorer_run import Floats, loglik_singly, probe_texts
+from klmap.tokens import check_ids
 
 SAMPLE_TOKENS = 64
 """Length of the text on which a model's head is checked."""
 
 DTYPE_TEXTS = 8
-"""Probe texts on which float16 is tried."""
+"""Texts on which float16 is tried."""
 
 FLOAT16_AGREEMENT = 0.02
 """Nats per token by which float16 may differ from the reference dtype (own)."""
@@ -91,13 +92,13 @@ def load(
         stored: dtype of the stored weights, if known.
         parameters: number of parameters.
         device: ``cpu`` or ``cuda``.
-        sequences: token ids of the probe texts.
+        sequences: token ids of all texts.
         limit: longest input in tokens.
 
     Raises:
-        PermanentFailure: float16 on a CPU, or no dtype gives finite numbers.
+        PermanentFailure: float16 on a CPU, no dtype gives finite numbers, the ids do not fit
+            the embedding, or the model is no causal language model.
     """
-    sample = max(sequences, key=len)[:SAMPLE_TOKENS]
     if device == "cpu":
         if wanted == "float16":
             raise PermanentFailure(
@@ -105,11 +106,23 @@ def load(
                 "bfloat16 there, or a GPU"
             )
         dtype = "float32" if wanted == "auto" else wanted
-        return CausalModel(load_weights(folder, dtype, device), sample)
+        return _load_verified(folder, dtype, device, sequences, limit)
     if wanted != "auto":
-        return CausalModel(load_weights(folder, wanted, device), sample)
-    tried = sorted(sequences, key=len)[-DTYPE_TEXTS:]
-    return _best_on_gpu(folder, stored, parameters, device, sample, tried, limit)
+        return _load_verified(folder, wanted, device, sequences, limit)
+    return _best_on_gpu(folder, stored, parameters, device, sequences, limit)
+
+
+def _load_verified(
+    folder: Path,
+    dtype: str,
+    device: str,
+    sequences: Sequence[Sequence[int]],
+    limit: int | None,
+) -> CausalModel:
+    model = CausalModel(load_weights(folder, dtype, device))
+    check_ids(sequences, model.rows)
+    model.verify(max(sequences, key=len)[: min(SAMPLE_TOKENS, limit or SAMPLE_TOKENS)])
+    return model
 
 
 def _best_on_gpu(
@@ -117,15 +130,15 @@ def _best_on_gpu(
     stored: str | None,
     parameters: int,
     device: str,
-    sample: Sequence[int],
-    tried: Sequence[Sequence[int]],
+    sequences: Sequence[Sequence[int]],
     limit: int | None,
 ) -> CausalModel:
     """float16 if it agrees with a reference, else bfloat16, else float32."""
+    tried = [sequences[number] for number in probe_texts(len(sequences), DTYPE_TEXTS)]
     reference = "bfloat16" if stored == "bfloat16" else "float32"
     if not _fits(parameters, 2 if reference == "bfloat16" else 4):
         reference = "float16"
-    model = CausalModel(load_weights(folder, reference, device), sample)
+    model = _load_verified(folder, reference, device, sequences, limit)
     expected = _try(model, tried, limit)
     found = _try(model.to("float16"), tried, limit)
     count = sum(max(len(sequence) - 1, 0) for sequence in tried)
@@ -137,7 +150,7 @@ def _best_on_gpu(
     for dtype in ("bfloat16", "float32"):
         del model
         torch.cuda.empty_cache()
-        model = CausalModel(load_weights(folder, dtype, device), sample)
+        model = _load_verified(folder, dtype, device, sequences, limit)
         if _try(model, tried, limit) is not None:
             logger.info("float16 does not do for this model; %s is used", dtype)
             return model

@@ -8,6 +8,7 @@ their own.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,8 +130,7 @@ def write_score(path: Path, score: Score) -> None:
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        _stamp(file, SCORE_FORMAT)
+    with _create(path, SCORE_FORMAT) as file:
         file.create_dataset("loglik", data=np.asarray(score.loglik, np.float64))
         file.create_dataset("n_tokens", data=np.asarray(score.n_tokens, np.int32))
         file.create_dataset("n_scored", data=np.asarray(score.n_scored, np.int32))
@@ -195,9 +195,12 @@ def _check_score(path: Path, score: Score) -> None:
 
 
 def write_matrix(path: Path, matrix: Matrix) -> None:
-    """Write the matrix of a text set atomically."""
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        _stamp(file, MATRIX_FORMAT)
+    """Write the matrix of a text set atomically.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    with _create(path, MATRIX_FORMAT) as file:
         file.create_dataset("L", data=matrix.loglik, dtype=np.float64)
         file.create_dataset("Q", data=matrix.coordinates, dtype=np.float32)
         file.create_dataset("model", data=matrix.model, dtype=h5py.string_dtype())
@@ -233,9 +236,12 @@ def read_matrix(path: Path) -> Matrix:
 
 
 def write_distances(path: Path, distances: Distances) -> None:
-    """Write the distances of a text set atomically."""
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        _stamp(file, KL_FORMAT)
+    """Write the distances of a text set atomically.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    with _create(path, KL_FORMAT) as file:
         file.create_dataset("model", data=distances.model, dtype=h5py.string_dtype())
         file.create_dataset("neighbors/index", data=distances.neighbor_index, dtype=np.int32)
         file.create_dataset("neighbors/kl", data=distances.neighbor_kl, dtype=np.float64)
@@ -296,9 +302,19 @@ def _open(path: Path, expected: str) -> Iterator[h5py.File]:
         ) from None
 
 
-def _stamp(file: h5py.File, name: str) -> None:
-    file.attrs["format"] = name
-    file.attrs["format_version"] = FORMAT_VERSION
+@contextmanager
+def _create(path: Path, name: str) -> Iterator[h5py.File]:
+    """A new file of one format, which appears under its name only when it is complete."""
+    try:
+        with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["format"] = name
+            file.attrs["format_version"] = FORMAT_VERSION
+            yield file
+    except (OSError, RuntimeError) as error:
+        # HDF5 reports a disk that fills up while the file is closed as a RuntimeError.
+        reason = str(error).partition(", filename")[0].replace("\n", " ")
+        code = getattr(error, "errno", None) or errno.EIO
+        raise OSError(code, f"cannot be written, is the disk full? {reason}", str(path)) from None
 
 
 def _nested(value: Any) -> bool:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize, to_rgb
-from matplotlib.dates import AutoDateFormatter, AutoDateLocator, date2num
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from klmap.collect import Model
 from klmap.errors import InputError
@@ -29,7 +31,7 @@ MUTED = "#6b7280"
 RULE = "#d1d5db"
 PANEL = "#f8fafc"
 
-RC: dict[str, Any] = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -68,6 +70,8 @@ EXTENDED = (
 OTHERS = "#c3c7ce"
 OTHERS_NAME = "other"
 MOST_COLORS = 14
+AREA = {"D": 0.65, "s": 0.85, "*": 1.5, ".": 1.3, "P": 1.1, "X": 1.1, "d": 1.1}
+"""Markers look equally large with their areas scaled like this; 1 for those not named."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "h", ">", "d", "8", "*")
 _LEAST_DIFFERENCE = 90.0
 
@@ -92,7 +96,7 @@ class Coloring:
         legend: the categories by falling count.
         bar: what a colour bar shows, or None where colours are the categories' own.
         label: what the colours mean.
-        dates: whether the bar's numbers are days.
+        ticks: formats the bar's axis; None for plain numbers.
     """
 
     colors: np.ndarray[Any, np.dtype[np.float64]]
@@ -100,7 +104,7 @@ class Coloring:
     legend: list[Category]
     bar: ScalarMappable | None
     label: str
-    dates: bool = False
+    ticks: Callable[[Axis], None] | None = None
 
 
 def categories(values: Sequence[str]) -> tuple[list[Category], list[Category]]:
@@ -174,14 +178,13 @@ def coloring(models: Sequence[Model], column: str) -> Coloring:
         return Coloring(colors, each, legend, None, column.replace("_", " "))
     if column == "parameters":
         numbers = [math.nan if m.parameters is None else float(m.parameters) for m in models]
-        return _continuous(numbers, each, legend, "parameters", logarithmic=True)
+        return _continuous(numbers, each, legend, "parameters", logarithmic=True, ticks=decade_axis)
     if column == "bits_per_byte":
         numbers = [model.bits_per_byte for model in models]
-        label = "mean code length of the texts, bits per byte (lower is better)"
-        return _continuous(numbers, each, legend, label)
+        return _continuous(numbers, each, legend, "bits per byte (lower is better)")
     if column == "created_at":
         numbers = [_day(model.created_at) for model in models]
-        return _continuous(numbers, each, legend, "created", dates=True)
+        return _continuous(numbers, each, legend, "created", ticks=date_axis)
     raise InputError(
         f"--color-by {column}: not one of family, architecture, base_model, parameters, "
         "bits_per_byte, created_at"
@@ -189,10 +192,12 @@ def coloring(models: Sequence[Model], column: str) -> Coloring:
 
 
 def _day(text: str) -> float:
+    """Days since 1970 of an ISO 8601 date, NaN if it is none."""
     try:
-        return float(date2num(datetime.fromisoformat(text)))
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return math.nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() / 86400
 
 
 def _continuous(
@@ -201,7 +206,7 @@ def _continuous(
     legend: list[Category],
     label: str,
     logarithmic: bool = False,
-    dates: bool = False,
+    ticks: Callable[[Axis], None] | None = None,
 ) -> Coloring:
     values = np.array(numbers)
     known = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
@@ -215,7 +220,7 @@ def _continuous(
     bar = ScalarMappable(norm, mpl.colormaps["viridis"])
     colors = np.array(bar.to_rgba(np.where(np.isfinite(values), values, low)))[:, :3]
     colors[~np.isfinite(values)] = to_rgb(OTHERS)
-    return Coloring(colors, each, legend, bar, label, dates)
+    return Coloring(colors, each, legend, bar, label, ticks)
 
 
 def new_figure(width: float, height: float, title: str, subtitle: str, note: str = "") -> Figure:
@@ -262,6 +267,17 @@ def plain(axes: Axes) -> None:
         spine.set_color(RULE)
 
 
+def text_size(text: str, size: float) -> tuple[float, float]:
+    """Width and line height of a text in points, with a little air."""
+    box = TextPath((0, 0), literal(text), size=size).get_extents()
+    return float(box.width) * 1.02 + 1, 1.25 * size
+
+
+def widest(texts: Sequence[str], size: float) -> float:
+    """Width, in inches, of the widest of the texts."""
+    return max((text_size(text, size)[0] for text in texts), default=0.0) / 72
+
+
 def handles(legend: Sequence[Category], gray: bool = False) -> list[Line2D]:
     """Legend handles with the number of models of each category."""
     return [
@@ -270,7 +286,7 @@ def handles(legend: Sequence[Category], gray: bool = False) -> list[Line2D]:
             [],
             linestyle="none",
             marker=category.marker,
-            markersize=7,
+            markersize=7 * math.sqrt(AREA.get(category.marker, 1)),
             color=MUTED if gray else category.color,
             markeredgecolor="white",
             markeredgewidth=0.5,
@@ -290,14 +306,30 @@ def shorten(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     head = (most - 1) * 2 // 3
-    return f"{text[:head]}…{text[-(most - 1 - head):]}"
+    return f"{text[:head]}…{text[-(most - 1 - head) :]}"
 
 
-def date_axis(bar_axis: Any) -> None:
-    """Show a colour bar's numbers as dates."""
-    locator = AutoDateLocator(minticks=3, maxticks=7)
-    bar_axis.set_major_locator(locator)
-    bar_axis.set_major_formatter(AutoDateFormatter(locator))
+def date_axis(axis: Axis) -> None:
+    """Show days since 1970 as dates."""
+    axis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: (date(1970, 1, 1) + timedelta(days=value)).isoformat())
+    )
+
+
+def decade_axis(axis: Axis) -> None:
+    """Short numbers at 1, 2 and 5 of every decade of a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+
+
+def short_number(value: float) -> str:
+    """A number as people say it: 0.05, 14M, 6.9B."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:g}"
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

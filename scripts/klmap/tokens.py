@@ -29,13 +29,24 @@ ADD_BOS_BY_DEFAULT = {
 """Classes that in transformers 4.x replace the template by ``add_bos_token``, ``add_eos_token``;
 the value of ``add_bos_token`` where the file does not say."""
 
-_CLASS_OF_TYPE = {
-    **dict.fromkeys(("llama", "mistral", "mixtral", "jamba", "persimmon"), "LlamaTokenizer"),
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text", "recurrent_gemma"), "GemmaTokenizer"),
-    **dict.fromkeys(("cohere", "cohere2"), "CohereTokenizer"),
-    **dict.fromkeys(("gpt_neox", "mamba", "rwkv", "stablelm", "olmo"), "GPTNeoXTokenizer"),
+_TYPES_OF_CLASS = {
+    "LlamaTokenizer": (
+        "chameleon jamba jetmoe llama llava mistral mixtral mllama persimmon phi3 phimoe zamba"
+    ),
+    "CodeLlamaTokenizer": "code_llama",
+    "GemmaTokenizer": "gemma gemma2 gemma3 gemma3_text paligemma recurrent_gemma",
+    "CohereTokenizer": "cohere cohere2",
+    "GPTNeoXTokenizer": ("falcon_mamba gpt_neox mamba mamba2 mpt olmo olmo2 olmoe rwkv stablelm"),
+    "GPT2Tokenizer": "dbrx gpt2 gpt_bigcode gpt_neo gptj opt starcoder2",
+    "CodeGenTokenizer": "codegen phi",
 }
+
+_CLASS_OF_TYPE = {kind: name for name, kinds in _TYPES_OF_CLASS.items() for kind in kinds.split()}
 """The class that transformers 4.x took for a model type whose files name none."""
+
+OBEY_PREFIX_SPACE = ("GPT2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer")
+"""Classes that in 4.x put their ``add_prefix_space``, false unless stated, into a byte-level
+pre-tokenizer; for all others tokenizer.json counts."""
 
 KEPT_SPACES = 0.1
 """Share of its spaces that a text set must keep through encoding and decoding (own)."""
@@ -89,19 +100,28 @@ def _load(folder: Path) -> TextTokenizer:
     settings = _optional_json(folder / "tokenizer_config.json")
     named = {**_optional_json(folder / "special_tokens_map.json"), **settings}
     config = _optional_json(folder / "config.json")
+    name = _class_name(settings, config)
     engine: Engine
     if (folder / "tokenizer.json").is_file():
-        engine = RustEngine(folder, settings)
+        space = bool(settings.get("add_prefix_space")) if name in OBEY_PREFIX_SPACE else None
+        engine = RustEngine(folder, settings.get("added_tokens_decoder", {}), space)
     else:
         engine = TransformersEngine(folder)
     bos = _special(engine, named, config, "bos")
     eos = _special(engine, named, config, "eos")
-    before, after = _affixes(engine, settings, config, bos, eos)
+    before, after = _affixes(engine, name, settings, bos, eos)
     return TextTokenizer(engine, before, after, bos, eos)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
+
+
+def _class_name(settings: dict[str, Any], config: dict[str, Any]) -> str:
+    """The tokenizer class that transformers 4.x would take, without ``Fast``; may be empty."""
+    name = settings.get("tokenizer_class") or config.get("tokenizer_class")
+    name = name or _CLASS_OF_TYPE.get(str(config.get("model_type")), "")
+    return str(name).removesuffix("Fast")
 
 
 def _special(
@@ -120,15 +140,12 @@ def _special(
 
 def _affixes(
     engine: Engine,
+    name: str,
     settings: dict[str, Any],
-    config: dict[str, Any],
     bos: int | None,
     eos: int | None,
 ) -> tuple[list[int], list[int]]:
     """What stands before and after a text by itself, in the meaning of transformers 4.x."""
-    found = settings.get("tokenizer_class") or config.get("tokenizer_class")
-    found = found or _CLASS_OF_TYPE.get(str(config.get("model_type")), "")
-    name = str(found).removesuffix("Fast")
     template = _template(engine)
     if name not in ADD_BOS_BY_DEFAULT:
         return template

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,17 +27,25 @@ class Engine(Protocol):
 
 
 class RustEngine:
-    """``tokenizer.json``, read by the library it was written for."""
+    """``tokenizer.json``, read by the library it was written for.
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    Args:
+        folder: where it is.
+        added: ``added_tokens_decoder`` of tokenizer_config.json: tokens to add where missing.
+        prefix_space: whether a byte-level pre-tokenizer puts a space in front of a text; None
+            leaves that to the file.
+    """
+
+    def __init__(
+        self, folder: Path, added: Mapping[str, Mapping[str, Any]], prefix_space: bool | None
+    ) -> None:
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        self._tokenizer = Tokenizer.from_str(_with_prefix_space(text, settings))
+        self._tokenizer = Tokenizer.from_str(_with_prefix_space(text, prefix_space))
         # Both may be stored in the file, and would cut or lengthen the texts.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         known = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
-        listed = settings.get("added_tokens_decoder", {})
-        for _, entry in sorted(listed.items(), key=lambda item: int(item[0])):
+        for _, entry in sorted(added.items(), key=lambda item: int(item[0])):
             if entry["content"] not in known:
                 self._tokenizer.add_tokens([AddedToken(**entry)])
 
@@ -84,10 +92,9 @@ class TransformersEngine:
         return None if found is None else int(found)
 
 
-def _with_prefix_space(text: str, settings: dict[str, Any]) -> str:
-    """``tokenizer.json`` with the ``add_prefix_space`` of tokenizer_config.json, as in 4.x."""
-    wanted = settings.get("add_prefix_space")
-    if not isinstance(wanted, bool) or '"ByteLevel"' not in text:
+def _with_prefix_space(text: str, wanted: bool | None) -> str:
+    """``tokenizer.json`` with another ``add_prefix_space`` in a byte-level pre-tokenizer."""
+    if wanted is None or '"ByteLevel"' not in text:
         return text
     content = json.loads(text)
     before = content.get("pre_tokenizer") or {}
