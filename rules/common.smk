@@ -24,6 +24,7 @@ search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
 from klmap import config as settings
+from klmap import configfile
 from klmap import zoo_runs
 from klmap.config import (
     FINGERPRINT_PATTERN,
@@ -35,7 +36,7 @@ from klmap.errors import ConfigError
 from klmap.files import write_text
 
 try:
-    CONFIG = settings.check(config, [Path(path) for path in workflow.configfiles])
+    CONFIG = configfile.check(config, [Path(path) for path in workflow.configfiles])
     ZOO_FOLDERS = {
         entry.source: "/".join(
             zoo_runs.locate(entry.repository, entry.effective_revision)

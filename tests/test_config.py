@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from klmap import config
+from klmap import config, configfile
 from klmap.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ analyses: {}
 def load(tmp_path: Path, text: str) -> config.Config:
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    return config.load(path)
+    return configfile.load(path)
 
 
 def problems(tmp_path: Path, text: str) -> str:
@@ -60,12 +60,12 @@ def test_every_documented_key_is_accepted(tmp_path):
 
 
 def test_shipped_configuration_is_valid_and_conforms_to_its_schema():
-    read = config.load(ROOT / "config.yaml")
+    read = configfile.load(ROOT / "config.yaml")
     assert len(read.models) >= 24
     schema = json.loads((ROOT / "docs/config.schema.json").read_text())
     for path in [ROOT / "config.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]:
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
-        config.load(path)
+        configfile.load(path)
 
 
 def test_schema_on_disk_is_in_step_with_the_code():
@@ -124,7 +124,7 @@ def test_broken_yaml_and_missing_file(tmp_path):
     assert "config.yaml: not valid YAML" in problems(tmp_path, "texts: {demo: [")
     assert "expected keys such as texts" in problems(tmp_path, "- a\n- b\n")
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
-        config.load(tmp_path / "nowhere.yaml")
+        configfile.load(tmp_path / "nowhere.yaml")
 
 
 def test_two_ids_may_not_share_a_folder(tmp_path):

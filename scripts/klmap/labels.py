@@ -46,8 +46,6 @@ def arrange(
     sizes: Floats,
     bounds: tuple[float, float, float, float],
     lines: Floats,
-    markers: Floats | None = None,
-    marker_radii: Floats | None = None,
 ) -> list[Placement | None]:
     """Place one label beside each point; the result depends on the input alone.
 
@@ -61,18 +59,14 @@ def arrange(
         sizes: (M, 2) width and height of the labels.
         bounds: left, bottom, right and top of the frame.
         lines: (S, 2) samples of the lines that labels should stay clear of.
-        markers: (P, 2) all markers to stay clear of; the labelled points if not given.
-        marker_radii: (P,) their radii.
 
     Returns:
         One placement per point, None for a label that would cover another one.
     """
     if not len(points):
         return []
-    if markers is None or marker_radii is None:
-        markers, marker_radii = points, radii
     centers, gaps = _candidates(points, radii, sizes)
-    fixed = _fixed_costs(centers, gaps, points, sizes, bounds, lines, markers, marker_radii)
+    fixed = _fixed_costs(centers, gaps, points, radii, sizes, bounds, lines)
     chosen = fixed.argmin(axis=1)
     crowding = np.sort(fixed, axis=1)[:, : centers.shape[1] // 3].mean(axis=1)
     order = np.argsort(-crowding, kind="stable")
@@ -125,24 +119,23 @@ def _fixed_costs(
     centers: Floats,
     gaps: Floats,
     points: Floats,
+    radii: Floats,
     sizes: Floats,
     bounds: tuple[float, float, float, float],
     lines: Floats,
-    markers: Floats,
-    marker_radii: Floats,
 ) -> Floats:
     """(M, C) what each place costs whatever the other labels do."""
     left, bottom, right, top = bounds
     frame = np.array([[(left + right) / 2, (bottom + top) / 2]])
     size_of_frame = np.array([[right - left, top - bottom]])
     costs = _AWAY * gaps / sizes[:, 1:] + _LEFT * (centers[:, :, 0] < points[:, None, 0])
-    squares = np.repeat(2 * marker_radii[:, None], 2, axis=1)
+    squares = np.repeat(2 * radii[:, None], 2, axis=1)
     for row, size in enumerate(sizes):
         area = size.prod()
         inside = _overlap(centers[row], size, frame, size_of_frame)[:, 0]
         costs[row] += _OUTSIDE * (1 - inside / area)
         costs[row] += _ON_MARKER * (
-            _overlap(centers[row], size + 2, markers, squares) / squares.prod(axis=1)
+            _overlap(centers[row], size + 2, points, squares) / squares.prod(axis=1)
         ).sum(axis=1)
         away = np.abs(lines[None, :, :] - centers[row][:, None, :])
         costs[row] += _ON_LINE * (away < size / 2 + 1).all(axis=2).sum(axis=1)

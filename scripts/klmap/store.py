@@ -186,9 +186,10 @@ def read_score(path: Path) -> Score:
 def _check_score(path: Path, score: Score) -> None:
     if score.status not in ("ok", "failed"):
         raise InputError(f"{path}: status is {score.status!r}, expected 'ok' or 'failed'")
-    lengths = {len(score.loglik), len(score.n_tokens), len(score.n_scored), len(score.truncated)}
-    if len(lengths) != 1:
-        raise InputError(f"{path}: datasets of different lengths {sorted(lengths)}; remove it")
+    arrays = (score.loglik, score.n_tokens, score.n_scored, score.truncated)
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise InputError(f"{path}: datasets of different lengths {shapes}; remove it")
     if score.status == "ok" and not np.isfinite(score.loglik).all():
         count = int((~np.isfinite(score.loglik)).sum())
         raise InputError(f"{path}: {count} log-likelihoods are not finite; remove it and rescore")
@@ -296,7 +297,7 @@ def _open(path: Path, expected: str) -> Iterator[h5py.File]:
                     "update klmap"
                 )
             yield file
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{path}: truncated or not a klmap file ({error}); remove it and run again"
         ) from None

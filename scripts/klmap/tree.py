@@ -13,7 +13,6 @@ from scipy.spatial.distance import squareform
 
 from klmap.errors import InputError
 from klmap.files import write_text
-from klmap.geometry import Floats
 from klmap.store import Distances
 
 _TOKEN = re.compile(r"\s*('(?:[^']|'')*'|[(),;:]|[^\s(),;:']+)")
@@ -151,21 +150,3 @@ def read_tree(path: Path) -> Node:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     return parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def cophenetic(root: Node) -> tuple[list[str], Floats]:
-    """The mean KL at which each pair of models is joined, in bits per byte.
-
-    Returns:
-        The leaves' names, and (K, K) float64 in that order.
-    """
-    names = root.leaves()
-    row = {name: number for number, name in enumerate(names)}
-    result = np.zeros((len(names), len(names)))
-    for node in root.walk():
-        sides = [[row[name] for name in child.leaves()] for child in node.children]
-        for number, side in enumerate(sides):
-            for other in sides[number + 1 :]:
-                result[np.ix_(side, other)] = 2 * node.height
-                result[np.ix_(other, side)] = 2 * node.height
-    return names, result

@@ -1,0 +1,205 @@
+"""Reading config.yaml: every problem in it at once, each with its place and the fix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from klmap.config import (
+    FILE_NAMES,
+    NAME_PATTERN,
+    RESERVED_TEXT_NAMES,
+    SOURCE_PATTERN,
+    Analyses,
+    Config,
+    EnvironmentTexts,
+    FileTexts,
+    Hardware,
+    HubTexts,
+    Map,
+    ModelEntry,
+    Scoring,
+)
+from klmap.errors import ConfigError
+from klmap.places import Places, read_model_file, shown
+
+TEXT_SOURCES: dict[str, type[BaseModel]] = {
+    "environment": EnvironmentTexts,
+    "file": FileTexts,
+    "hub": HubTexts,
+}
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "scoring": Scoring,
+    "map": Map,
+    "hardware": Hardware,
+    "analyses": Analyses,
+}
+
+
+def load(path: Path) -> Config:
+    """Read and check one config.yaml.
+
+    Raises:
+        ConfigError: one line per problem, each with its place and the fix.
+    """
+    return check(Places([path]).merged(), [path])
+
+
+def check(raw: Mapping[str, Any], paths: Sequence[Path] = ()) -> Config:
+    """Check a configuration that somebody else has read, as Snakemake does.
+
+    Args:
+        raw: the merged configuration.
+        paths: the files it came from, in the order of merging, for the places in messages.
+
+    Raises:
+        ConfigError: one line per problem, each with its place and the fix.
+    """
+    places = Places(paths)
+    problems = places.duplicate_keys()
+    prepared, origins, file_problems = _with_model_files(raw)
+    problems += file_problems
+    try:
+        config = Config.model_validate(prepared)
+    except ValidationError as error:
+        problems += [_describe(item, places, origins, prepared) for item in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+    problems += _cross_checks(config, places, origins)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return config
+
+
+def _with_model_files(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Append the models of ``model_files``; the place of each appended model; what went wrong."""
+    prepared = dict(raw)
+    for section in ("models", "model_files", "scoring", "map", "hardware", "analyses"):
+        if section in prepared and prepared[section] is None:
+            del prepared[section]
+    models = prepared.get("models", [])
+    files = prepared.get("model_files", [])
+    if not isinstance(models, list) or not isinstance(files, list):
+        return prepared, [], []
+    origins: list[str] = ["" for _ in models]
+    problems: list[str] = []
+    extra: list[Any] = []
+    for name in files:
+        if isinstance(name, str):
+            try:
+                for place, entry in read_model_file(Path(name)):
+                    extra.append(entry)
+                    origins.append(place)
+            except ConfigError as error:
+                problems.append(str(error))
+    return {**prepared, "models": [*models, *extra]}, origins, problems
+
+
+def _describe(
+    item: Any, places: Places, origins: Sequence[str], prepared: Mapping[str, Any]
+) -> str:
+    """One pydantic error as `place: what was found, what is expected`."""
+    location = list(item["loc"])
+    if location[:1] == ["texts"] and len(location) > 2:
+        location = location[:2] + location[3:]
+    context = item.get("ctx", {})
+    value = item.get("input")
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(location, prepared)
+        text = f"unknown key; {known}"
+    elif kind == "missing":
+        text = "missing; this key is required"
+    elif kind in ("literal_error", "union_tag_invalid"):
+        allowed = context.get("expected") or context.get("expected_tags", "")
+        allowed = allowed.replace("'", "").replace(" or ", ", ")
+        tag = context.get("tag", value)
+        if kind == "union_tag_invalid":
+            location = [*location, "source"]
+        text = f"{shown(tag)} is not one of {allowed}"
+    elif kind == "union_tag_not_found":
+        location = [*location, "source"]
+        text = "missing; say source: environment, file or hub"
+    elif kind == "string_pattern_mismatch":
+        text = f"{shown(value)} holds a character that file names here may not have; {FILE_NAMES}"
+    elif kind in ("too_short", "string_too_short"):
+        text = "is empty; give at least one"
+    else:
+        message = item["msg"]
+        text = f"{shown(value)}: {message[0].lower()}{message[1:]}"
+    return f"{places.name(location, origins)}: {text}{places.line(location, origins)}"
+
+
+def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
+    model: type[BaseModel] = Config
+    if location[:1] == ["models"]:
+        model = ModelEntry
+    elif location[:1] == ["texts"] and len(location) > 2:
+        source = prepared["texts"][location[1]].get("source")
+        model = TEXT_SOURCES.get(source, HubTexts)
+    elif len(location) > 1:
+        model = SECTIONS[str(location[0])]
+    keys = [field.alias or name for name, field in model.model_fields.items()]
+    return f"known keys: {', '.join(keys)}" if keys else "this version has none to choose from"
+
+
+def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> list[str]:
+    """What pydantic cannot see: names that collide or cannot be file names."""
+    problems = []
+    for name in config.texts:
+        where = ["texts", name]
+        if name in RESERVED_TEXT_NAMES:
+            text = "this name is reserved for klmap's own folders; choose another"
+        elif not re.fullmatch(NAME_PATTERN, name):
+            text = f"not a name for a text set; {FILE_NAMES}"
+        else:
+            continue
+        problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
+    slugs: dict[str, int] = {}
+    sources: dict[str, int] = {}
+    for number, entry in enumerate(config.models):
+        problem = _entry_problem(config, entry, number, slugs, sources)
+        if problem is not None:
+            place: list[Any] = ["models", number]
+            problems.append(
+                f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
+            )
+    return problems
+
+
+def _entry_problem(
+    config: Config,
+    entry: ModelEntry,
+    number: int,
+    slugs: dict[str, int],
+    sources: dict[str, int],
+) -> str | None:
+    if entry.is_inline and entry.revision is not None:
+        return f"{entry.id!r} names a revision and there is a key revision too; keep one of them"
+    if not re.fullmatch(SOURCE_PATTERN, entry.source):
+        return (
+            f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "
+            f"{FILE_NAMES}: rename the folder or make a link to it"
+        )
+    first = slugs.setdefault(entry.slug, number)
+    if first != number:
+        return (
+            f"{entry.slug!r} is the name of models[{first}] ({config.models[first].id}) too; "
+            "remove one or give one a name of its own with name:"
+        )
+    first = sources.setdefault(entry.source, number)
+    other = config.models[first]
+    same = (entry.repository, entry.effective_revision) == (
+        other.repository,
+        other.effective_revision,
+    )
+    if not same:
+        return (
+            f"{entry.id!r} and models[{first}] ({other.id!r}) would share the folder "
+            f"{entry.source!r}; rename one of the folders or make a link to it"
+        )
+    return None

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from klmap import collect, files, geometry, neighbors, store
+from klmap.collect import Model, revision_step
+from klmap.errors import InputError, PermanentFailure
+from tests.mapfiles import Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "demo")
+    for name in ("org--b", "org--a", "org--c@step20", "org--c+int8"):
+        folder.add(name)
+    return folder
+
+
+def test_rows_are_joined_by_name_and_sorted(folder: Folder) -> None:
+    found = folder.collect()
+    names = ["org--a", "org--b", "org--c+int8", "org--c@step20"]
+    assert found.matrix.model == names
+    assert [model.model for model in found.models] == names
+    for row, name in enumerate(names):
+        assert np.array_equal(
+            found.matrix.loglik[row], store.read_score(folder.score_path(name)).loglik
+        )
+    assert found.matrix.domain[:3] == ["code", "prose", "legal"]
+    assert found.matrix.n_bytes.tolist() == folder.lengths.tolist()
+    assert found.failures == []
+
+
+def test_order_of_the_index_changes_no_byte(folder: Folder, tmp_path: Path) -> None:
+    written = []
+    for number, order in enumerate(([0, 1, 2, 3], [3, 1, 0, 2])):
+        folder.write_index(order)
+        found = collect.collect(
+            folder.index, folder.scores, folder.cards, folder.texts, folder.manifest
+        )
+        out = tmp_path / str(number)
+        store.write_matrix(out / "matrix.h5", found.matrix)
+        collect.write_models(out / "models.tsv", found.models)
+        written.append([(out / n).read_bytes() for n in ("matrix.h5", "models.tsv")])
+    assert written[0] == written[1]
+
+
+def test_matrix_is_clipped_at_two_percent_and_centred(folder: Folder) -> None:
+    matrix = folder.collect().matrix
+    assert matrix.clip_quantile == 0.02
+    assert matrix.clip_threshold == np.quantile(matrix.loglik, 0.02)
+    q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
+    np.testing.assert_allclose(matrix.coordinates, q, rtol=1e-5, atol=1e-3)
+    assert matrix.mean_bytes == folder.lengths.mean()
+
+
+def test_a_given_threshold_is_reused(folder: Folder) -> None:
+    assert folder.collect(threshold=-400.0).matrix.clip_threshold == -400.0
+
+
+def test_models_table_joins_scores_and_cards(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "demo")
+    folder.add(
+        "org--child@step7+bos",
+        id="org/child",
+        revision="step7",
+        variant="bos",
+        card={
+            "architecture": "LlamaForCausalLM",
+            "model_type": "llama",
+            "parameters": 14_067_712,
+            "base_model": ["org/a", "org/b"],
+            "created_at": "2024-01-02T03:04:05Z",
+            "license": "apache-2.0",
+        },
+    )
+    folder.add("org--named", family="mine", card={"model_type": "gpt2"})
+    folder.add("org--bare", card={"architecture": "X", "base_model": None, "parameters": None})
+    found = folder.collect()
+    path = tmp_path / "models.tsv"
+    collect.write_models(path, found.models)
+    bare, child, named = collect.read_models(path, found.matrix.model)
+    assert child.base_model == ("org/a", "org/b")
+    assert (child.family, child.parameters, child.step) == ("llama", 14_067_712, 7)
+    assert child.tokens == 99 * 120
+    mean = float(folder.made[0].loglik.mean())  # type: ignore[union-attr]
+    assert child.mean_loglik == pytest.approx(mean, rel=1e-5)
+    assert child.bits_per_byte == pytest.approx(-mean / (folder.mean_bytes * math.log(2)), rel=1e-5)
+    assert named.family == "mine"
+    assert (bare.family, bare.parameters, bare.base_model) == ("X", None, ())
+    assert named.noise_nats == 0.01
+
+
+def test_scores_of_other_texts_are_refused_by_name(folder: Folder) -> None:
+    for made in folder.made[1:3]:
+        folder.write(made, texts_sha256="f" * 64)
+    with pytest.raises(InputError) as caught:
+        folder.collect()
+    message = str(caught.value)
+    assert str(folder.score_path("org--a")) in message
+    assert str(folder.score_path("org--c@step20")) in message
+    assert str(folder.score_path("org--b")) not in message
+    assert "remove these files" in message
+
+
+def test_wrong_number_of_texts_is_refused(folder: Folder) -> None:
+    n = len(folder.lengths) - 1
+    folder.write(
+        folder.made[0],
+        loglik=np.zeros(n),
+        n_tokens=np.zeros(n, np.int32),
+        n_scored=np.zeros(n, np.int32),
+        truncated=np.zeros(n, np.bool_),
+    )
+    with pytest.raises(InputError, match="119 log-likelihoods for 120 texts"):
+        folder.collect()
+
+
+@pytest.mark.parametrize("change", [{"model": "org--a"}, {"fingerprint": "0" * 12}])
+def test_a_score_under_another_name_is_refused(folder: Folder, change: dict[str, str]) -> None:
+    folder.write(folder.made[0], **change)
+    with pytest.raises(InputError, match="not what its name says"):
+        folder.collect()
+
+
+def test_a_missing_score_is_named(folder: Folder) -> None:
+    folder.score_path("org--b").unlink()
+    with pytest.raises(InputError, match=r"org--b\..*no such file"):
+        folder.collect(skip_failures=True)
+
+
+def test_failed_models_stop_the_map_and_are_all_listed(folder: Folder) -> None:
+    folder.add("org--x", error="no weights in the folder")
+    folder.add("org--y", error="logits are not finite")
+    with pytest.raises(PermanentFailure) as caught:
+        folder.collect()
+    for part in ("org--x: no weights", "org--y: logits", "on_model_failure: skip", ".h5"):
+        assert part in str(caught.value)
+
+
+def test_failed_models_are_skipped_and_recorded(folder: Folder, tmp_path: Path) -> None:
+    folder.add("org--x", error="no\tweights\nin the folder")
+    found = folder.collect(skip_failures=True)
+    assert "org--x" not in found.matrix.model
+    path = tmp_path / "failures.tsv"
+    collect.write_failures(path, found.failures)
+    assert files.read_tsv(path) == [
+        {"model": "org--x", "id": "org/x", "revision": "", "reason": "no weights in the folder"}
+    ]
+
+
+def test_nothing_left_to_draw_is_an_error_even_when_skipping(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "demo")
+    folder.add("org--x", error="boom")
+    with pytest.raises(PermanentFailure, match="every model failed"):
+        folder.collect(skip_failures=True)
+
+
+def test_failures_table_has_its_header_when_empty(tmp_path: Path) -> None:
+    collect.write_failures(tmp_path / "failures.tsv", [])
+    assert (tmp_path / "failures.tsv").read_text() == "model\tid\trevision\treason\n"
+
+
+def test_bad_index(folder: Folder) -> None:
+    files.write_tsv(folder.index, collect.INDEX_COLUMNS, [])
+    arguments = (folder.index, folder.scores, folder.cards, folder.texts, folder.manifest)
+    with pytest.raises(InputError, match="no models"):
+        collect.collect(*arguments)
+    files.write_tsv(folder.index, ["model"], [["a"]])
+    with pytest.raises(InputError, match="'source' is missing"):
+        collect.collect(*arguments)
+    folder.made.append(folder.made[0])
+    with pytest.raises(InputError, match="stands there twice"):
+        folder.collect()
+
+
+def test_models_of_another_matrix_are_refused(folder: Folder, tmp_path: Path) -> None:
+    path = tmp_path / "models.tsv"
+    collect.write_models(path, folder.collect().models)
+    with pytest.raises(InputError, match="not the 1 of the matrix"):
+        collect.read_models(path, ["org--a"])
+    path.write_text("model\tid\norg--a\torg/a\n")
+    with pytest.raises(InputError, match="no column"):
+        collect.read_models(path)
+
+
+@pytest.mark.parametrize(
+    ("revision", "step"),
+    [
+        ("", math.inf),
+        ("main", math.inf),
+        ("step20", 20),
+        ("step100", 100),
+        ("1000", 1000),
+        ("global_step143000", 143_000),
+        ("stage1-step5000-tokens21B", 5000),
+        ("checkpoint-50", 50),
+    ],
+)
+def test_steps_of_revisions(revision: str, step: float) -> None:
+    assert revision_step(revision) == step
+
+
+def test_neighbour_table_flags_noise_and_what_is_no_kl(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "demo", 600)
+    base = folder.values()
+    folder.add("a", base)
+    folder.add("b", base + folder.rng.normal(0, 0.005, 600))
+    folder.add("c", base + folder.rng.normal(0, 150, 600))
+    found = folder.collect(threshold=-1e9)
+    distances, nearest = neighbors.measure(found.matrix, 10, 5000)
+    rows = neighbors.table(nearest, found.models, found.matrix.mean_bytes)
+    path = tmp_path / "neighbors.tsv"
+    neighbors.write_neighbors(path, rows)
+    read = {(row.model, row.neighbor): row for row in neighbors.read_neighbors(path)}
+    assert len(read) == 6
+    assert read["a", "b"].flags == (neighbors.BELOW_NOISE,)
+    assert read["c", "a"].flags == (neighbors.BEYOND,)
+    assert distances.kl is not None
+    assert read["a", "c"].kl == pytest.approx(distances.kl[0, 2], rel=1e-5)
+    assert [row.rank for row in rows] == [1, 2] * 3
+    limited, same = neighbors.measure(found.matrix, 10, 2)
+    assert limited.kl is None
+    assert limited.se is None
+    np.testing.assert_allclose(same.kl, nearest.kl, rtol=1e-9)
+
+
+def test_broken_neighbour_table(tmp_path: Path) -> None:
+    path = tmp_path / "neighbors.tsv"
+    path.write_text("model\trank\nx\tone\n")
+    with pytest.raises(InputError, match=r"neighbors\.tsv"):
+        neighbors.read_neighbors(path)
+
+
+def test_model_without_noise_estimate(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "demo")
+    folder.add("a", attributes={"noise_nats": None})
+    model = folder.collect().models[0]
+    assert model.noise_nats is None
+    collect.write_models(tmp_path / "models.tsv", [model])
+    assert collect.read_models(tmp_path / "models.tsv")[0].noise_nats is None
+    assert isinstance(model, Model)

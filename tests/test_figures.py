@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from klmap import figures, geometry, labels, layout, lineage, neighbors, style, tree
+from klmap.collect import Model
+from klmap.errors import InputError
+from klmap.figures import Scene
+from klmap.store import Distances
+from tests import mapfiles
+from tests.mapfiles import Folder, zoo
+
+
+def scene_of(folder: Folder) -> Scene:
+    found = folder.collect()
+    distances, _ = neighbors.measure(found.matrix, 10, 5000)
+    return Scene(
+        found.models,
+        layout.place(found.matrix, found.models, iterations=250),
+        distances,
+        tree.build(distances),
+        "demo",
+    )
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return scene_of(zoo(tmp_path_factory.mktemp("figures") / "demo"))
+
+
+def synthetic(models: list[Model], seed: int = 0) -> Scene:
+    """A scene of made-up coordinates, for as many models as wanted."""
+    rng = np.random.default_rng(seed)
+    q = (
+        rng.normal(0, 20, (len(models), 300))
+        + rng.normal(0, 20, (5, 300))[np.arange(len(models)) % 5]
+    )
+    kl, se = geometry.pairwise_kl(q, 700.0)
+    near = geometry.nearest(kl, se, 5)
+    names = [model.model for model in models]
+    distances = Distances(names, near.index, near.kl, kl, se, "a" * 64, 300, 700.0)
+    points = geometry.principal_components(geometry.features(q, 700.0))
+    x, y = points[:, 0], points[:, 1] if points.shape[1] > 1 else 0 * points[:, 0]
+    places = [
+        layout.Place(name, float(a), float(b), "pca")
+        for name, a, b in zip(names, x, y, strict=True)
+    ]
+    return Scene(models, places, distances, tree.build(distances), "demo")
+
+
+def test_every_figure_is_written_twice_and_has_content(scene: Scene, tmp_path: Path) -> None:
+    figures.draw(scene, tmp_path, list(figures.FIGURES))
+    for name in figures.FIGURES:
+        pixels = imread(tmp_path / f"{name}.png")[..., :3]
+        assert min(pixels.shape[:2]) > 700
+        assert (pixels.min(axis=2) < 0.95).mean() > 0.01
+        assert "</svg>" in (tmp_path / f"{name}.svg").read_text()
+    assert len(list(tmp_path.iterdir())) == 2 * len(figures.FIGURES)
+
+
+def test_figures_are_the_same_byte_for_byte(scene: Scene, tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        figures.draw(scene, tmp_path / run, ["map", "heatmap"])
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_and_two_models(tmp_path: Path, count: int) -> None:
+    folder = Folder(tmp_path / "demo")
+    for i in range(count):
+        folder.add(f"org--m{i}", revision=f"step{i}", id="org/m")
+    figures.draw(scene_of(folder), tmp_path / "figures", list(figures.FIGURES))
+
+
+def test_equal_models_can_be_drawn(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "demo")
+    value = folder.values()
+    for i in range(3):
+        folder.add(f"org--m{i}", value, revision=f"step{i}", id="org/m")
+    figures.draw(scene_of(folder), tmp_path / "figures", list(figures.FIGURES))
+
+
+def test_1018_models_are_drawn_without_labels(tmp_path: Path) -> None:
+    many = synthetic(mapfiles.models(1018, families=30))
+    figures.draw(many, tmp_path, ["map", "heatmap", "dendrogram"])
+    for path in tmp_path.glob("*.svg"):
+        assert "model-0001" not in path.read_text()
+        assert path.stat().st_size < 6_000_000
+    assert "model-0001" in _svg(synthetic(mapfiles.models(20)), tmp_path, "map")
+
+
+def _svg(scene: Scene, folder: Path, name: str) -> str:
+    figures.draw(scene, folder, [name])
+    return (folder / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["family", "architecture", "base_model", "parameters", "bits_per_byte", "created_at"],
+)
+def test_every_column_colours(scene: Scene, tmp_path: Path, column: str) -> None:
+    dated = [
+        replace(model, created_at=f"2024-0{1 + i % 9}-01T00:00:00Z" if i % 3 else "")
+        for i, model in enumerate(scene.models)
+    ]
+    colored = replace(scene, models=dated, color_by=column)
+    figures.draw(colored, tmp_path, ["map"])
+
+
+def test_unknown_names_are_refused(scene: Scene, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no figure is called 'mapp'"):
+        figures.draw(scene, tmp_path, ["mapp"])
+    with pytest.raises(InputError, match="--color-by licence"):
+        figures.draw(replace(scene, color_by="licence"), tmp_path, ["map"])
+
+
+def test_without_all_pairs_only_the_maps_are_drawn(scene: Scene, tmp_path: Path) -> None:
+    sparse = replace(scene, distances=replace(scene.distances, kl=None, se=None), tree=None)
+    figures.draw(sparse, tmp_path, ["map", "loglik"])
+    for name, message in (("checkpoints", "dense_limit"), ("heatmap", "--tree")):
+        with pytest.raises(InputError, match=message):
+            figures.draw(sparse, tmp_path, [name])
+
+
+def test_hostile_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        replace(row, model=name, id=name, family=name)
+        for row, name in zip(
+            mapfiles.models(6),
+            ["$x^2$", r"$\frac{a}{0", "</svg><script>alert(1)</script>", "a_b{c}", "-->", "%s {0}"],
+            strict=True,
+        )
+    ]
+    for name in figures.FIGURES:
+        text = _svg(synthetic(rows), tmp_path, name)
+        assert "<script" not in text
+        assert text.count("</svg>") == 1
+
+
+def test_the_tree_of_other_models_is_refused(scene: Scene, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not name the same models"):
+        figures.draw(replace(scene, tree=tree.Node(name="other")), tmp_path, ["dendrogram"])
+
+
+def test_published_families_keep_their_colours() -> None:
+    each, legend = style.categories(["llama-2", "mystery", "mystery", "mistral", ""])
+    assert [item.name for item in each] == ["llama-2", "mystery", "mystery", "mistral", "unknown"]
+    assert each[0].color == "#ff7f0e"
+    assert each[3].color == "#d62728"
+    assert legend[0].name == "mystery"
+    assert len({item.color for item in legend}) == len({item.marker for item in legend}) == 4
+
+
+def test_rare_families_share_a_grey() -> None:
+    values = [f"f{i:02d}" for i in range(40) for _ in range(40 - i)]
+    each, legend = style.categories(values)
+    assert len(legend) == style.MOST_COLORS
+    assert legend[-1].name == "other (27 more)"
+    assert sum(item.count for item in legend) == len(values)
+    assert each[-1].color == style.OTHERS
+    assert len({item.color for item in legend}) == len(legend)
+
+
+@pytest.mark.parametrize("count", [2, 6, 10, 13])
+def test_colours_of_a_legend_differ(count: int) -> None:
+    _, legend = style.categories([f"family{i}" for i in range(count)])
+    rgb = np.array([mpl.colors.to_rgb(item.color) for item in legend])
+    apart = np.abs(rgb[:, None] - rgb[None]).sum(axis=2) + 9 * np.eye(count)
+    assert apart.min() > 0.2
+
+
+def _model(name: str, **kwargs: object) -> Model:
+    return replace(Model(name), **kwargs)  # type: ignore[arg-type]
+
+
+def test_checkpoints_are_ordered_by_number_and_end_with_the_default_revision() -> None:
+    rows = [
+        _model(f"o--m@{revision}", id="o/m", revision=revision)
+        for revision in ("", "step100", "step20", "step1000")
+    ]
+    rows.append(_model("o--m+int8", id="o/m", variant="int8"))
+    rows.append(_model("o--single", id="o/single"))
+    assert lineage.runs(rows) == [lineage.Run("o/m", "", (2, 1, 3, 0))]
+
+
+def test_parents_are_the_last_checkpoint_of_the_base() -> None:
+    rows = [
+        _model("base@step1", id="base", revision="step1"),
+        _model("base@step9", id="base", revision="step9"),
+        _model("tuned", id="tuned", base_model=("base",)),
+        _model("early", id="early", base_model=("base@step1",)),
+        _model("merge", id="merge", base_model=("tuned", "early", "absent")),
+        _model("self", id="self", base_model=("self",)),
+    ]
+    assert lineage.parents(rows) == [(0, 3), (1, 2), (2, 4), (3, 4)]
+
+
+def test_variants_point_to_the_same_variant_and_only_the_first_row_has_arrows() -> None:
+    rows = [
+        _model("base", id="base"),
+        _model("tuned@step1", id="tuned", revision="step1", base_model=("base",)),
+        _model("tuned", id="tuned", base_model=("base",)),
+        _model("tuned+int8", id="tuned", variant="int8", base_model=("base",)),
+    ]
+    assert lineage.parents(rows) == [(0, 1)]
+
+
+def test_short_names_stay_different() -> None:
+    rows = [_model(name) for name in ("a--x", "b--x", "a--y@step1", "plain")]
+    assert lineage.short_names(rows) == ["a--x", "b--x", "y@step1", "plain"]
+
+
+def _boxes(placed: list[labels.Placement | None], sizes: geometry.Floats) -> list[np.ndarray]:
+    return [
+        np.concatenate([np.subtract(p.center, size / 2), np.add(p.center, size / 2)])
+        for p, size in zip(placed, sizes, strict=True)
+        if p is not None
+    ]
+
+
+@pytest.mark.parametrize("spread", [400.0, 60.0, 0.0])
+def test_labels_never_cover_each_other(spread: float) -> None:
+    rng = np.random.default_rng(1)
+    points = 300 + spread * rng.uniform(-0.6, 0.6, (60, 2))
+    sizes = np.column_stack([rng.uniform(30, 110, 60), np.full(60, 10.0)])
+    bounds = (0.0, 0.0, 600.0, 600.0)
+    placed = labels.arrange(points, np.full(60, 5.0), sizes, bounds, np.zeros((0, 2)))
+    assert placed == labels.arrange(points, np.full(60, 5.0), sizes, bounds, np.zeros((0, 2)))
+    boxes = _boxes(placed, sizes)
+    if spread == 400:
+        assert len(boxes) == 60
+    assert boxes
+    for a, b in itertools.combinations(boxes, 2):
+        shared = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+        area = shared.prod() if (shared > 0).all() else 0.0
+        assert area <= 0.021 * (a[2:] - a[:2]).prod()
+    if spread > 0:
+        assert (np.array(boxes) >= -1).all()
+        assert (np.array(boxes) <= 601).all()
+
+
+def test_lone_label_stands_right_of_its_point() -> None:
+    placed = labels.arrange(
+        np.array([[100.0, 100.0]]), np.array([5.0]), np.array([[40.0, 10.0]]),
+        (0, 0, 300, 300), np.zeros((0, 2)),
+    )  # fmt: skip
+    assert placed[0] is not None
+    assert placed[0].center == pytest.approx((126, 100))
+    empty = np.zeros((0, 2))
+    assert labels.arrange(empty, np.zeros(0), empty, (0, 0, 1, 1), empty) == []
+
+
+def test_labels_stay_clear_of_lines() -> None:
+    line = labels.sample_segments([np.array([[100.0, 100.0], [300.0, 100.0]])], 4.0)
+    placed = labels.arrange(
+        np.array([[100.0, 100.0]]), np.array([5.0]), np.array([[40.0, 10.0]]),
+        (0, 0, 300, 300), line,
+    )  # fmt: skip
+    assert placed[0] is not None
+    (x, y), half = placed[0].center, np.array([20.0, 5.0])
+    assert not (np.abs(line - (x, y)) < half).all(axis=1).any()

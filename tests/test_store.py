@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from klmap import store
+from klmap.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def score(n: int = 50, **changes: Any) -> store.Score:
+    values: dict[str, Any] = {
+        "model": "org--m@step1+int8",
+        "commit": "abc",
+        "texts_sha256": "f" * 64,
+        "fingerprint": "0123456789ab",
+        "spec": {"id": "org/m", "dtype": "auto"},
+        "loglik": np.linspace(-900, -1, n),
+        "n_tokens": np.arange(n, dtype=np.int32),
+        "n_scored": np.arange(n, dtype=np.int32),
+        "truncated": np.arange(n) % 7 == 0,
+        "attributes": {"dtype": "float32", "noise_nats": 0.25, "software": {"torch": "2"}},
+    }
+    return store.Score(**{**values, **changes})
+
+
+def matrix() -> store.Matrix:
+    return store.Matrix(
+        np.zeros((2, 3)), np.zeros((2, 3), np.float32), ["ä@1", "b+c"], ["x", "y", "z"],
+        np.array([1, 2, 3], np.int32), 0.02, -9.5, 2.0, "f" * 64,
+    )  # fmt: skip
+
+
+def distances() -> store.Distances:
+    return store.Distances(
+        ["a", "b"], np.array([[1], [0]], np.int32), np.ones((2, 1)), np.ones((2, 2)),
+        np.ones((2, 2), np.float32), "f" * 64, 3, 2.0,
+    )  # fmt: skip
+
+
+WRITERS: list[tuple[Callable[..., None], Callable[..., Any], Callable[[], Any]]] = [
+    (store.write_score, store.read_score, score),
+    (store.write_matrix, store.read_matrix, matrix),
+    (store.write_distances, store.read_distances, distances),
+]
+
+
+@pytest.mark.parametrize(("write", "read", "make"), WRITERS)
+def test_round_trip(tmp_path: Path, write: Any, read: Any, make: Any) -> None:
+    path = tmp_path / "x.h5"
+    write(path, make())
+    found, expected = vars(read(path)), vars(make())
+    for key, value in expected.items():
+        if isinstance(value, np.ndarray):
+            assert found[key].dtype == value.dtype
+            assert np.array_equal(found[key], value)
+        elif key != "attributes":
+            assert found[key] == value
+    if "attributes" in expected:
+        assert found["attributes"]["noise_nats"] == 0.25
+
+
+@pytest.mark.parametrize(("write", "read", "make"), WRITERS)
+def test_bytes_are_the_same_every_time(tmp_path: Path, write: Any, read: Any, make: Any) -> None:  # noqa: ARG001
+    for name in ("a.h5", "b.h5"):
+        write(tmp_path / name, make())
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_kept_tokens_come_back(tmp_path: Path) -> None:
+    kept = score(
+        token_logprob=np.array([-1, -2], np.float32), token_offset=np.array([0, 2], np.int64)
+    )
+    store.write_score(tmp_path / "x.h5", kept)
+    found = store.read_score(tmp_path / "x.h5")
+    assert found.token_logprob is not None
+    assert found.token_logprob.tolist() == [-1, -2]
+
+
+def test_failed_score_has_a_reason_and_no_numbers(tmp_path: Path) -> None:
+    failed = store.Score("m", "c", "s", "f", {}, status="failed", error="no weights: 'x' ü")
+    store.write_score(tmp_path / "x.h5", failed)
+    found = store.read_score(tmp_path / "x.h5")
+    assert (found.status, found.error, len(found.loglik)) == ("failed", failed.error, 0)
+
+
+@pytest.mark.parametrize(("write", "read", "make"), WRITERS)
+@pytest.mark.parametrize("keep", [0, 5, 100, 800, 0.5, 0.95])
+def test_truncated_files_are_refused(
+    tmp_path: Path, write: Any, read: Any, make: Any, keep: float
+) -> None:
+    path = tmp_path / "x.h5"
+    write(path, make())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else int(keep)])
+    with pytest.raises(InputError, match=r"x\.h5"):
+        read(path)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with pytest.raises(InputError, match="no such file"):
+        store.read_score(path)
+    with h5py.File(path, "w") as file:
+        file["weights"] = np.zeros(3)
+    with pytest.raises(InputError, match="expected 'klmap-score'"):
+        store.read_score(path)
+    path.write_text("not HDF5")
+    with pytest.raises(InputError, match="not a klmap file"):
+        store.read_score(path)
+    store.write_matrix(path, matrix())
+    with pytest.raises(InputError, match="format is 'klmap-matrix', expected 'klmap-score'"):
+        store.read_score(path)
+
+
+def test_later_format_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    store.write_score(path, score())
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(InputError, match="update klmap"):
+        store.read_score(path)
+
+
+def replace_dataset(path: Path, name: str, value: Any) -> None:
+    with h5py.File(path, "a") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("loglik", None, "truncated or not a klmap file"),
+        ("loglik", np.zeros(49), "different lengths"),
+        ("loglik", np.zeros((50, 2)), "different lengths"),
+        ("loglik", np.full(50, np.nan), "not finite"),
+        ("loglik", np.full(50, -np.inf), "not finite"),
+    ],
+)
+def test_inconsistent_scores_are_refused(
+    tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    path = tmp_path / "x.h5"
+    store.write_score(path, score())
+    replace_dataset(path, name, value)
+    with pytest.raises(InputError, match=message):
+        store.read_score(path)
+
+
+def test_a_group_in_place_of_a_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    store.write_score(path, score())
+    with h5py.File(path, "a") as file:
+        del file["loglik"]
+        file.create_group("loglik")
+    with pytest.raises(InputError, match="remove it"):
+        store.read_score(path)
+
+
+def test_unknown_status_is_refused(tmp_path: Path) -> None:
+    store.write_score(tmp_path / "x.h5", score(status="maybe"))
+    with pytest.raises(InputError, match="status is 'maybe'"):
+        store.read_score(tmp_path / "x.h5")
+
+
+def test_inconsistent_matrix_and_distances_are_refused(tmp_path: Path) -> None:
+    store.write_matrix(tmp_path / "m.h5", matrix())
+    replace_dataset(tmp_path / "m.h5", "L", np.zeros((3, 3)))
+    with pytest.raises(InputError, match=r"L is \(3, 3\)"):
+        store.read_matrix(tmp_path / "m.h5")
+    store.write_distances(tmp_path / "k.h5", distances())
+    replace_dataset(tmp_path / "k.h5", "kl", np.zeros((3, 3)))
+    with pytest.raises(InputError, match=r"kl is \(3, 3\) for 2 models"):
+        store.read_distances(tmp_path / "k.h5")
+
+
+@pytest.mark.parametrize("limit", [1_000, 50_000, 250_000])
+def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, limit: int) -> None:
+    """A file size limit makes writes fail the way a full disk does, also while closing."""
+    path = tmp_path / "x.h5"
+    store.write_score(path, score())
+    before = path.read_bytes()
+    code = f"""
+        import resource, signal, sys
+        from pathlib import Path
+        from klmap import store
+        from tests.test_store import score
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        big = score(20_000)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        try:
+            store.write_score(Path({str(path)!r}), big)
+        except OSError as error:
+            print(error)
+        else:
+            sys.exit("the disk was not full")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is the disk full?" in done.stdout
+    assert str(path) in done.stdout
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_killed_while_writing_leaves_no_file_under_the_name(tmp_path: Path) -> None:
+    code = f"""
+        import os, signal
+        from pathlib import Path
+        from klmap import store
+        from tests.test_store import score
+        def die(*arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        Path.replace = die
+        store.write_score(Path({str(tmp_path / "x.h5")!r}), score())
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "x.h5").exists()
