@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("--score", type=Path, required=True, help="<model>.<fingerprint>.h5")
     parser.add_argument("--on-failure", choices=("stop", "skip"), default="stop")
     parser.add_argument("--keep-tokens", choices=("true", "false"), default="false")
-    parser.add_argument("--batch-tokens", default="auto", help="tokens per batch, or auto")
+    parser.add_argument(
+        "--batch-tokens", type=_tokens, metavar="N|auto", help="tokens per batch; auto by device"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
@@ -36,11 +38,15 @@ def main() -> None:
             output=arguments.score,
             skip_failures=arguments.on_failure == "skip",
             keep_tokens=arguments.keep_tokens == "true",
-            batch_tokens=None if arguments.batch_tokens == "auto" else int(arguments.batch_tokens),
+            batch_tokens=arguments.batch_tokens,
             device=arguments.device,
             threads=arguments.threads,
         )
     )
+
+
+def _tokens(text: str) -> int | None:
+    return None if text == "auto" else int(text)
 
 
 if __name__ == "__main__":

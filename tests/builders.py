@@ -183,6 +183,15 @@ def _config(kind: str, vocabulary: int, overrides: dict[str, Any]) -> Any:
         "bloom": {"hidden_size": width, "n_layer": layers, "n_head": heads},
         "falcon": {**modern, "alibi": True, "new_decoder_architecture": False},
         "mamba": {"hidden_size": width, "num_hidden_layers": layers, "state_size": 4},
+        "mamba2": {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_heads": 2 * heads,
+            "head_dim": width // heads,
+            "state_size": 8,
+            "chunk_size": 32,
+            "n_groups": 1,
+        },
         "gemma2": {
             **modern,
             "head_dim": 16,

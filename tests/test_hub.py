@@ -197,7 +197,7 @@ def test_fetch_refuses_a_folder_that_changed(folder: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"changed since its card was made.*snakemake refresh"):
         hub.fetch(card, tmp_path / "weights", folder)
     config.unlink()
-    with pytest.raises(InputError, match="config.json missing"):
+    with pytest.raises(InputError, match=r"config\.json missing"):
         hub.fetch(card, tmp_path / "weights", folder)
     assert not (tmp_path / "weights").exists()
 
@@ -317,7 +317,7 @@ def test_skip_writes_a_card_that_says_why(klmap: Run, tmp_path: Path) -> None:
     assert "not on the Hub" in cards.read_card(tmp_path / "card.json").error
 
 
-def test_no_network_is_no_verdict_on_the_model(klmap: Run, server: Hub, tmp_path: Path) -> None:
+def test_no_network_is_no_verdict_on_the_model(klmap: Run, tmp_path: Path) -> None:
     options = ("--id", "org/tiny", "--on-failure", "skip", "--card", "card.json")
     for variables in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         done = klmap("resolve.py", *options, **variables)

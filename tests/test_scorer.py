@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import subprocess
@@ -42,6 +43,7 @@ KINDS = [
     "bloom",
     "falcon",
     "mamba",
+    "mamba2",
     "gemma2",
     "cohere",
     "granite",
@@ -126,7 +128,9 @@ def test_equals_the_oracle(tmp_path: Path, kind: str) -> None:
     assert result.n_scored.tolist() == [len(ids) - 1 for ids in sequences]
     assert result.attributes["head"] == "own"
     assert result.attributes["noise_nats"] < 1e-3
-    assert result.attributes["context"] == (-1 if kind in ("mamba", "rwkv", "bloom") else CONTEXT)
+    assert result.attributes["context"] == (
+        -1 if kind in ("mamba", "mamba2", "rwkv", "bloom") else CONTEXT
+    )
 
 
 def test_bos_policy_scores_every_token(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_bos_policy_scores_every_token(tmp_path: Path) -> None:
 def bigram_model(folder: Path) -> tuple[Path, np.ndarray]:
     """A Llama without layers whose next-token distribution is a table; and that table."""
     size = 1024  # a square of a power of two: its root is exact in float32, where norms compute
-    overrides = {"hidden_size": size, "num_hidden_layers": 0, "rms_norm_eps": 1e-30}
+    overrides: dict[str, Any] = {"hidden_size": size, "num_hidden_layers": 0, "rms_norm_eps": 1e-30}
     tiny_model(folder, "llama", vocabulary=size, **overrides)
     table = np.random.default_rng(5).dirichlet(np.full(size, 0.5), size)
     table = np.log(table + 1e-9)
@@ -165,14 +169,12 @@ def bigram_model(folder: Path) -> tuple[Path, np.ndarray]:
 def test_hand_made_bigram_model_equals_the_hand_sum(tmp_path: Path) -> None:
     folder, table = bigram_model(tmp_path / "model")
     sequences = [[3, 500, 7, 7, 0], [1023, 1], [9], []]
-    by_hand = [sum(table[a, b] for a, b in zip(s, s[1:], strict=False)) for s in sequences]
+    by_hand = [sum(table[a, b] for a, b in itertools.pairwise(s)) for s in sequences]
     exact = CausalModel(load_weights(folder, "float64", "cpu"))
     np.testing.assert_allclose(loglik_singly(exact, sequences, 64), by_hand, atol=1e-9, rtol=0)
     texts = [text for text, _ in sample_texts(4)]
     result = scored(make_job(tmp_path, folder, texts))
-    by_hand = [
-        sum(table[a, b] for a, b in zip(s, s[1:], strict=False)) for s in ids_of(folder, texts)
-    ]
+    by_hand = [sum(table[a, b] for a, b in itertools.pairwise(s)) for s in ids_of(folder, texts)]
     np.testing.assert_allclose(result.loglik, by_hand, atol=1e-3, rtol=0)
 
 
@@ -238,7 +240,12 @@ def test_rows_of_the_head_at_a_time_do_not_matter(
 
 
 def test_model_settings_for_generation_change_nothing(tmp_path: Path) -> None:
-    options = {"use_cache": True, "pad_token_id": 0, "resid_pdrop": 0.9, "attn_pdrop": 0.9}
+    options: dict[str, Any] = {
+        "use_cache": True,
+        "pad_token_id": 0,
+        "resid_pdrop": 0.9,
+        "attn_pdrop": 0.9,
+    }
     plain = scored(make_job(tmp_path / "a", tiny_model(tmp_path / "m1", "gpt2")))
     other = scored(make_job(tmp_path / "b", tiny_model(tmp_path / "m2", "gpt2", **options)))
     assert plain.loglik.tobytes() == other.loglik.tobytes()
@@ -276,7 +283,7 @@ def test_overlong_texts_by_policy(tmp_path: Path) -> None:
     assert window.attributes["n_windows"] > 2 == cut.attributes["n_windows"]
     expected = oracle(model, [ids[:64] for ids in ids_of(model, texts)])
     np.testing.assert_allclose(cut.loglik, expected, atol=1e-3)
-    with pytest.raises(PermanentFailure, match="text 1 has .* tokens, the model takes 64"):
+    with pytest.raises(PermanentFailure, match=r"text 1 has .* tokens, the model takes 64"):
         scored(make_job(tmp_path / "c", model, texts, overlength="fail"))
 
 
@@ -338,9 +345,13 @@ def test_own_head_that_differs_gives_way_to_the_model_s(
     model = tiny_model(tmp_path / "model", "cohere")
     expected = scored(make_job(tmp_path / "a", model))
     right = scorer_model._own_head
-    monkeypatch.setattr(
-        scorer_model, "_own_head", lambda m: dataclasses.replace(right(m), scale=1.0)
-    )
+
+    def wrong(model: Any) -> scorer_model.Head:
+        head = right(model)
+        assert head is not None
+        return dataclasses.replace(head, scale=1.0)
+
+    monkeypatch.setattr(scorer_model, "_own_head", wrong)
     found = scored(make_job(tmp_path / "b", model))
     assert (expected.attributes["head"], found.attributes["head"]) == ("own", "model")
     np.testing.assert_allclose(found.loglik, expected.loglik, atol=1e-3)
@@ -389,7 +400,7 @@ def test_probe_is_fixed_and_spread() -> None:
     assert (found[0], found[-1]) == (0, 9999)
 
 
-def break_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+def break_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -453,6 +464,52 @@ def test_missing_head_is_never_made_up(tmp_path: Path) -> None:
         scorer.score(make_job(tmp_path, model))
 
 
+def test_pickled_weights_score_the_same(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", "llama", tie_word_embeddings=False)
+    expected = scored(make_job(tmp_path / "a", model))
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    found = scored(make_job(tmp_path / "b", model))
+    assert found.loglik.tobytes() == expected.loglik.tobytes()
+
+
+class Dangerous:
+    """Unpickling it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_code_in_pickled_weights_is_never_run(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", "llama", tie_word_embeddings=False)
+    weights: dict[str, Any] = dict(load_file(model / "model.safetensors"))
+    torch.save({**weights, "extra": Dangerous(tmp_path / "ran")}, model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    with pytest.raises(PermanentFailure, match="cannot be loaded"):
+        scorer.score(make_job(tmp_path, model))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_newer_libraries_may_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(tmp_path / "model", "gpt2")
+    job = make_job(tmp_path, model)
+    monkeypatch.setattr(scorer, "version", lambda _: "0.1")
+    monkeypatch.setattr(scorer, "_score", lambda *_: raise_permanent("too new"))
+    with pytest.raises(PermanentFailure, match="too new"):
+        scorer.score(job)
+    assert job.failure.is_file()
+    monkeypatch.undo()
+    assert scored(job).status == "ok"
+    assert not job.failure.exists()
+
+
+def raise_permanent(reason: str) -> None:
+    raise PermanentFailure(reason)
+
+
 def test_vocabulary_smaller_than_the_ids(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model", "gpt2", vocab_size=300)
     with pytest.raises(PermanentFailure, match="embedding has 300 rows"):
@@ -495,8 +552,10 @@ def test_what_this_machine_or_version_cannot_do(
     tmp_path: Path, spec: dict[str, str], message: str
 ) -> None:
     model = tiny_model(tmp_path / "model", "gpt2")
+    job = make_job(tmp_path, model, **spec)
     with pytest.raises(PermanentFailure, match=message):
-        scorer.score(make_job(tmp_path, model, **spec))
+        scorer.score(job)
+    assert not job.failure.exists(), "another machine or version may do it"
 
 
 def test_card_with_an_error_fails_with_its_words(tmp_path: Path) -> None:
@@ -533,7 +592,12 @@ def test_finished_score_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     scorer.score(job)
     calls = []
     original = scorer._score
-    monkeypatch.setattr(scorer, "_score", lambda *a: calls.append(1) or original(*a))
+
+    def counted(*arguments: Any) -> store.Score:
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(scorer, "_score", counted)
     scorer.score(job)
     assert calls == []
     scorer.score(dataclasses.replace(job, keep_tokens=True))
@@ -598,3 +662,20 @@ def test_command_line(tmp_path: Path) -> None:
     assert failed.returncode == 3
     assert "gone for a reason" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_recipe_of_the_documentation_gives_the_stored_number(tmp_path: Path) -> None:
+    document = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
+    recipe = document.split("```python\n")[1].split("```")[0]
+    settings = {"tokenizer_class": "LlamaTokenizer"}
+    model = tiny_model(tmp_path / "model", "llama", tokenizer="sentencepiece", settings=settings)
+    job = make_job(tmp_path, model)
+    scorer.score(job)
+    arguments = [str(job.weights), str(job.texts), str(job.output), "5"]
+    done = subprocess.run(
+        [sys.executable, "-c", recipe, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    by_hand, stored = (float(part.split()[-1]) for part in done.stdout.split(" nats")[0].split(","))
+    assert by_hand == pytest.approx(stored, abs=1e-3)
+    assert stored == pytest.approx(store.read_score(job.output).loglik[5], abs=1e-3)

@@ -24,3 +24,11 @@ class PermanentFailure(KlmapError):
     Examples: no weights, not a causal language model, non-finite results, a tokenizer that
     fails. With ``on_model_failure: skip`` the map is drawn without the model.
     """
+
+
+class UnsupportedHere(PermanentFailure):
+    """This machine or this version of klmap cannot score the model as configured.
+
+    Ends the job like any permanent failure, but another machine or version may succeed, so no
+    record of it is left for later attempts.
+    """

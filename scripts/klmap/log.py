@@ -6,6 +6,7 @@ terminal and a line now and then in a file, so that a log stays readable.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import time
@@ -54,7 +55,10 @@ def run(main: Callable[[], None]) -> None:
         logger.error("interrupted; nothing half-written was kept")
         raise SystemExit(EXIT_INTERRUPTED) from None
     except OSError as error:
-        logger.exception("the operating system refused: %s", error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            logger.error("%s; nothing half-written was kept. Free space and run again", error)
+        else:
+            logger.exception("the operating system refused: %s", error)
         raise SystemExit(EXIT_ERROR) from None
     except Exception:
         logger.exception("unexpected error; please report it with this log")

@@ -48,17 +48,19 @@ def prune(indexes: Sequence[Path], listing: Path) -> list[Path]:
         The files that were removed.
     """
     files = [path for index in indexes for path in unwanted(index)]
-    rows = [(str(path), path.stat().st_size) for path in files]
+    sizes = [path.stat().st_size for path in files]
     if not files:
         listing.unlink(missing_ok=True)
         logger.info("every score is asked for by this configuration; nothing to remove")
         return []
     shown = [row["file"] for row in read_tsv(listing)] if listing.is_file() else []
     confirmed = shown == [str(path) for path in files]
-    for path, size in rows:
-        logger.info("%s %s (%d kB)", "removing" if confirmed else "not asked for:", path, size // 1000)
+    for path, size in zip(files, sizes, strict=True):
+        logger.info(
+            "%s %s (%d kB)", "removing" if confirmed else "not asked for:", path, size // 1000
+        )
     if not confirmed:
-        write_tsv(listing, ("file", "bytes"), rows)
+        write_tsv(listing, ("file", "bytes"), zip(map(str, files), sizes, strict=True))
         logger.info(
             "%d files that this configuration does not ask for, listed in %s. Nothing was "
             "removed yet: run `snakemake prune` again to remove exactly these.",

@@ -21,7 +21,7 @@ import numpy as np
 from klmap import hub, store
 from klmap.cards import Card, read_card
 from klmap.config import SCORER_VERSION, fingerprint
-from klmap.errors import InputError, PermanentFailure
+from klmap.errors import InputError, PermanentFailure, UnsupportedHere
 from klmap.files import read_json, write_json
 from klmap.log import Progress, logger
 from klmap.texts import Text, read_texts
@@ -93,7 +93,8 @@ def score(job: Job) -> None:
     except PermanentFailure as failure:
         reason = str(failure)
         if not job.skip_failures:
-            _leave_reason(job, card, sha256, reason)
+            if not isinstance(failure, UnsupportedHere):
+                _leave_reason(job, card, sha256, reason)
             raise
         logger.error("%s", reason)
         result = _empty(job, card, sha256)
@@ -139,23 +140,30 @@ def _raise_again(job: Job, card: Card, sha256: str) -> None:
     if not job.failure.is_file():
         return
     earlier = read_json(job.failure)
-    if (earlier.get("commit"), earlier.get("texts_sha256")) != (card.commit, sha256):
-        return
-    raise PermanentFailure(str(earlier.get("error")))
+    found = _identity(job, card, sha256)
+    if {key: earlier.get(key) for key in found} == found:
+        raise PermanentFailure(str(earlier.get("error")))
+
+
+def _identity(job: Job, card: Card, sha256: str) -> dict[str, Any]:
+    """What has to be the same for a failure to be the same: newer libraries may know more."""
+    return {
+        "model": job.model,
+        "commit": card.commit,
+        "texts_sha256": sha256,
+        "software": _software(),
+    }
 
 
 def _leave_reason(job: Job, card: Card, sha256: str, reason: str) -> None:
-    if not job.failure.is_file() or read_json(job.failure).get("error") != reason:
-        write_json(
-            job.failure,
-            {
-                "model": job.model,
-                "commit": card.commit,
-                "texts_sha256": sha256,
-                "error": reason,
-            },
-        )
+    found = {**_identity(job, card, sha256), "error": reason}
+    if not job.failure.is_file() or read_json(job.failure) != found:
+        write_json(job.failure, found)
     logger.error("this is final; to try again all the same, remove %s", job.failure)
+
+
+def _software() -> dict[str, str | int]:
+    return {**{name: version(name) for name in SOFTWARE}, "scorer": SCORER_VERSION}
 
 
 def _empty(job: Job, card: Card, sha256: str) -> store.Score:
@@ -180,7 +188,7 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         raise PermanentFailure(reason)
     quantization = job.spec.get("quantization")
     if quantization not in (None, "none"):
-        raise PermanentFailure(
+        raise UnsupportedHere(
             f"{job.model}: quantization: {quantization} is not possible in this version; remove "
             "the key, or give a model that was stored in another precision"
         )
@@ -240,7 +248,7 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         "batch_tokens": budget,
         "device": scorer_precision.device_name(device),
         "threads": job.threads,
-        "software": {**{name: version(name) for name in SOFTWARE}, "scorer": SCORER_VERSION},
+        "software": _software(),
         "tokens_per_second": rate,
     }
     result.attributes |= scorer_precision.noise(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from klmap.errors import KlmapError, PermanentFailure
+from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
 from klmap.log import logger
 from klmap.scorer_model import CausalModel, load_weights
 from klmap.scorer_run import Floats, loglik_singly, probe_texts
@@ -96,12 +96,13 @@ def load(
         limit: longest input in tokens.
 
     Raises:
-        PermanentFailure: float16 on a CPU, no dtype gives finite numbers, the ids do not fit
+        UnsupportedHere: float16 on a CPU.
+        PermanentFailure: no dtype gives finite numbers, the ids do not fit
             the embedding, or the model is no causal language model.
     """
     if device == "cpu":
         if wanted == "float16":
-            raise PermanentFailure(
+            raise UnsupportedHere(
                 "dtype: float16 is emulated on a CPU and some twenty times slower; use auto or "
                 "bfloat16 there, or a GPU"
             )

@@ -50,16 +50,20 @@ class RustEngine:
                 self._tokenizer.add_tokens([AddedToken(**entry)])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text in one call, without special tokens."""
         batch = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
     def encode_with_specials(self, text: str) -> list[int]:
+        """Token ids of one text, with the special tokens that are added by themselves."""
         return list(self._tokenizer.encode(text).ids)
 
     def decode(self, sequences: Sequence[list[int]]) -> list[str]:
+        """The texts that token ids stand for, special tokens included."""
         return list(self._tokenizer.decode_batch(list(sequences), skip_special_tokens=False))
 
     def id_of(self, token: str) -> int | None:
+        """Id of a token; None if there is none."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
@@ -75,19 +79,23 @@ class TransformersEngine:
         )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of every text in one call, without special tokens."""
         batch = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)
         return [list(ids) for ids in batch["input_ids"]]
 
     def encode_with_specials(self, text: str) -> list[int]:
+        """Token ids of one text, with the special tokens that are added by themselves."""
         return list(self._tokenizer(text)["input_ids"])
 
     def decode(self, sequences: Sequence[list[int]]) -> list[str]:
+        """The texts that token ids stand for, special tokens included."""
         return [
             str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
             for ids in sequences
         ]
 
     def id_of(self, token: str) -> int | None:
+        """Id of a token; None if there is none."""
         found = self._tokenizer.get_vocab().get(token)
         return None if found is None else int(found)
 
