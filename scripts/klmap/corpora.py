@@ -99,7 +99,9 @@ def _json_lines(path: Path, _: FileTexts) -> Iterator[tuple[str, Mapping[str, An
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InputError(f"{place}: not valid JSON ({error.msg}, column {error.colno})") from None
+            raise InputError(
+                f"{place}: not valid JSON ({error.msg}, column {error.colno})"
+            ) from None
         if not isinstance(record, dict):
             raise InputError(f"{place}: expected a JSON object, found {type(record).__name__}")
         yield place, record
@@ -163,7 +165,9 @@ def _text(record: Mapping[str, Any], field: str, place: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{place}: {field} holds half a surrogate pair, which is no text") from None
+        raise InputError(
+            f"{place}: {field} holds half a surrogate pair, which is no text"
+        ) from None
     return text
 
 

@@ -68,6 +68,9 @@ FILE_LIMIT = 96 * 1024
 DOMAIN_BYTES = 2_000_000
 """Bytes kept of one domain, both halves together."""
 
+LINE_LIMIT = 400
+"""Characters of a line of code; longer ones are packed data or minified and are left out."""
+
 SHINGLE = 8
 """Words in a row that count as one passage when repetitions are looked for."""
 
@@ -155,22 +158,27 @@ def documents(half: Half) -> Iterator[Document]:
     seen: set[bytes] = set()
     for domain in DOMAINS:
         taken = 0
-        for file in _ordered(item for item in files if domain.accepts(item.distribution, item.name)):
+        for file in _ordered(
+            item for item in files if domain.accepts(item.distribution, item.name)
+        ):
             text = _read(file.path)
             text = _without_repetitions(domain.extract(text), seen) if text else ""
             size = len(text.encode())
             if not size:
                 continue
-            if half_of(text) == half:
+            if half_of(file.origin) == half:
                 yield Document(text, domain.name, file.origin)
             taken += size
             if taken >= DOMAIN_BYTES:
                 break
 
 
-def half_of(text: str) -> Half:
-    """The half a document belongs to, decided by its content alone."""
-    return "score" if hashlib.sha256(text.encode()).digest()[0] % 2 == 0 else "train"
+def half_of(origin: str) -> Half:
+    """The half a document belongs to, by a hash of the place it has in its distribution.
+
+    A document therefore stays in its half when its distribution is updated.
+    """
+    return "score" if hashlib.sha256(f"half:{origin}".encode()).digest()[0] % 2 else "train"
 
 
 def _files() -> list[_File]:
@@ -184,10 +192,10 @@ def _files() -> list[_File]:
                 found.append(_File(name, inside, Path(str(entry.locate()))))
     for kind in ("stdlib", "include"):
         folder = Path(sysconfig.get_path(kind))
-        for path in folder.rglob("*"):
-            inside = path.relative_to(folder).as_posix()
+        for file in folder.rglob("*"):
+            inside = file.relative_to(folder).as_posix()
             if not _SKIPPED_FOLDERS.search(inside):
-                found.append(_File(STANDARD_LIBRARY, inside, path))
+                found.append(_File(STANDARD_LIBRARY, inside, file))
     return found
 
 
@@ -255,8 +263,8 @@ def _code(text: str) -> str:
     """Source code without its licence header; nothing of generated or minified code."""
     if _GENERATED.search(text[:1000]):
         return ""
-    lines = text.splitlines()
-    if not lines or max(map(len, lines)) > 400:
+    lines = [line for line in text.splitlines() if len(line) <= LINE_LIMIT]
+    if 2 * sum(map(len, lines)) < len(text):
         return ""
     end = 0
     in_comment = False
@@ -294,11 +302,6 @@ def _prose(text: str) -> str:
     return text
 
 
-def _lines(text: str) -> str:
-    """Data in lines of a readable length; nothing of a file with a line out of all proportion."""
-    return text if max(map(len, text.splitlines()), default=0) <= 400 else ""
-
-
 def _ending(*endings: str) -> Callable[[str, str], bool]:
     return lambda _, name: name.endswith(endings)
 
@@ -306,10 +309,20 @@ def _ending(*endings: str) -> Callable[[str, str], bool]:
 _LICENCE_NAME = re.compile(r"(^|/)(licen[cs]e|copying|notice|copyright)[^/]*$|/licenses?/", re.I)
 
 DOMAINS = (
-    Domain("licences", lambda _, name: bool(_LICENCE_NAME.search(name)) and not name.endswith(".py"), _prose),
+    Domain(
+        "licences",
+        lambda _, name: bool(_LICENCE_NAME.search(name)) and not name.endswith(".py"),
+        _prose,
+    ),
     Domain("descriptions", lambda _, name: name == "dist-info/METADATA", _description),
-    Domain("docstrings", lambda package, name: package in SCIENTIFIC and name.endswith(".py"), _docstrings),
-    Domain("python", lambda package, name: package not in SCIENTIFIC and name.endswith(".py"), _code),
+    Domain(
+        "docstrings",
+        lambda package, name: package in SCIENTIFIC and name.endswith(".py"),
+        _docstrings,
+    ),
+    Domain(
+        "python", lambda package, name: package not in SCIENTIFIC and name.endswith(".py"), _code
+    ),
     Domain("headers", _ending(".h", ".hpp", ".cuh"), _code),
     Domain("javascript", _ending(".js", ".ts"), _code),
     Domain("cython", _ending(".pyx", ".pxd", ".pxi"), _code),

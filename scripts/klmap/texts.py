@@ -187,7 +187,9 @@ def _parse(line: bytes, place: str, index: int) -> Text:
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{place}: not a text of klmap ({error})") from None
     except KeyError as error:
-        raise InputError(f"{place}: no field {error}; expected index, text, domain, n_bytes") from None
+        raise InputError(
+            f"{place}: no field {error}; expected index, text, domain, n_bytes"
+        ) from None
     if text.index != index:
         raise InputError(f"{place}: index is {text.index!r}, expected {index}")
     if text.n_bytes != size:

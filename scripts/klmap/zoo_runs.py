@@ -7,7 +7,7 @@ Standard library only: the workflow reads this table every time it starts. Train
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from klmap.errors import ConfigError
@@ -17,7 +17,7 @@ MAIN = "main"
 """The revision of a run's last step, and the only one of a merge."""
 
 Architecture = Literal["gpt2", "llama", "gpt_neox", "mamba2"]
-TokenizerName = Literal["bpe", "unigram"]
+TokenizerName = Literal["bytelevel", "sentencepiece"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Run:
     Attributes:
         name: the run's name; its model is ``demo/<name>``.
         architecture: the model type, as Hugging Face configurations name it.
-        tokenizer: ``bpe`` (byte-level, no BOS) or ``unigram`` (SentencePiece-like, with BOS).
+        tokenizer: ``bytelevel`` (no BOS) or ``sentencepiece`` (with BOS).
         domain: the domain the run leans towards; None keeps to the even mixture.
-        seed: seed of the initial weights and of the order of the texts.
+        seed: seed of the initial weights; all runs read the corpus in one order, as the models
+            of the Pythia suite do.
         steps: optimiser steps.
         learning_rate: peak learning rate.
         checkpoints: steps before the last that are kept as revisions ``step<n>``.
@@ -98,21 +99,83 @@ def shipped() -> Iterator[tuple[str, str]]:
             yield identifier, run.family
 
 
-def _base(name: str, architecture: Architecture, tokenizer: TokenizerName, **rest: object) -> Run:
-    return Run(name, architecture, tokenizer, steps=BASE_STEPS, **rest)  # type: ignore[arg-type]
-
-
-def _tuned(parent: Run, domain: str, label: str, seed: int = 1) -> Run:
-    """A fine-tune of a base towards one domain."""
-    stem = parent.name.removesuffix("-base")
+def _base(
+    stem: str,
+    architecture: Architecture,
+    tokenizer: TokenizerName,
+    checkpoints: tuple[int, ...] = (),
+    seed: int = 1,
+) -> Run:
+    """A run from random weights on the even mixture of all domains."""
     return Run(
-        name=f"{stem}-{label}",
-        architecture=parent.architecture,
-        tokenizer=parent.tokenizer,
-        domain=domain,
+        name=f"{stem}-base" if seed == 1 else f"{stem}-base-seed{seed}",
+        architecture=architecture,
+        tokenizer=tokenizer,
         seed=seed,
-        steps=TUNE_STEPS,
-        learning_rate=TUNE_RATE,
-        parents=(parent.name,),
-        family=parent.family,
+        steps=240,
+        learning_rate=1e-3,
+        checkpoints=checkpoints,
+        family=stem,
     )
+
+
+def _tuned(parent: Run, label: str, checkpoints: tuple[int, ...] = ()) -> Run:
+    """A base trained on, at an eighth of the learning rate, towards one domain."""
+    return replace(
+        parent,
+        name=f"{parent.family}-{label}",
+        domain=LABELS[label],
+        steps=45,
+        learning_rate=parent.learning_rate / 8,
+        checkpoints=checkpoints,
+        parents=(parent.name,),
+    )
+
+
+def _merged(name: str, first: Run, second: Run) -> Run:
+    """The average of the weights of two fine-tunes."""
+    return replace(
+        first,
+        name=name,
+        domain=None,
+        steps=0,
+        learning_rate=0.0,
+        checkpoints=(),
+        parents=(first.name, second.name),
+    )
+
+
+LABELS = {"code": "python", "prose": "docstrings", "headers": "headers", "legal": "licences"}
+"""The dominant domain behind each label in a fine-tune's name."""
+
+_GPT2 = _base("gpt2", "gpt2", "bytelevel", (150, 180, 210))
+_LLAMA = _base("llama", "llama", "sentencepiece", (150, 180, 210))
+_NEOX = _base("neox", "gpt_neox", "bytelevel", (180,))
+_MAMBA = _base("mamba2", "mamba2", "bytelevel", (180,))
+_LLAMA_CODE = _tuned(_LLAMA, "code", (15,))
+_LLAMA_PROSE = _tuned(_LLAMA, "prose")
+
+_TABLE = (
+    _GPT2,
+    _base("gpt2", "gpt2", "bytelevel", seed=2),
+    _tuned(_GPT2, "code"),
+    _tuned(_GPT2, "prose"),
+    _tuned(_GPT2, "headers"),
+    _LLAMA,
+    _LLAMA_CODE,
+    _LLAMA_PROSE,
+    _tuned(_LLAMA, "headers"),
+    _tuned(_LLAMA, "legal"),
+    _merged("llama-code-prose", _LLAMA_CODE, _LLAMA_PROSE),
+    _NEOX,
+    _tuned(_NEOX, "code"),
+    _tuned(_NEOX, "prose"),
+    _tuned(_NEOX, "headers"),
+    _MAMBA,
+    _tuned(_MAMBA, "code"),
+    _tuned(_MAMBA, "prose"),
+    _tuned(_MAMBA, "headers"),
+)
+
+RUNS: dict[str, Run] = {run.name: run for run in _TABLE}
+"""Every run by name, parents before their children."""
