@@ -83,8 +83,8 @@ def job_counts(output: str) -> dict[str, int]:
     return {name: int(n) for name, n in counts.items() if name not in ("all", "total")}
 
 
-def make_project(folder: Path) -> Project:
-    """A clone with three tiny models, of which two are configured, and twelve texts."""
+def copy_clone(folder: Path) -> Project:
+    """What a user clones, without a configuration."""
     folder.mkdir(parents=True)
     ignore = shutil.ignore_patterns("__pycache__")
     for part in PARTS:
@@ -93,10 +93,15 @@ def make_project(folder: Path) -> Project:
             shutil.copytree(source, folder / part, ignore=ignore)
         else:
             shutil.copy2(source, folder / part)
+    return Project(folder)
+
+
+def make_project(folder: Path) -> Project:
+    """A clone with three tiny models, of which two are configured, and twelve texts."""
+    project = copy_clone(folder)
     for seed, (name, kind) in enumerate({"a": "gpt2", "b": "llama", "c": "gpt_neox"}.items()):
         tiny_model(folder / "models" / name, kind, seed=seed)
     tiny_texts(folder / "texts.jsonl", n=12)
-    project = Project(folder)
     project.configure(
         texts={"tiny": {"source": "file", "path": "texts.jsonl"}},
         models=["./models/a", "./models/b"],

@@ -117,7 +117,9 @@ class HubTexts(_Texts):
 
     def recipe(self) -> dict[str, Any]:
         """Name the field as in config.yaml."""
-        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        recipe = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        # Here null means something: the whole split, not the default number of documents.
+        return {**recipe, "documents": self.documents}
 
 
 TextSet = Annotated[EnvironmentTexts | FileTexts | HubTexts, Field(discriminator="source")]

@@ -1,7 +1,7 @@
 """Where texts come from: files and datasets of the Hugging Face Hub, read document by document.
 
-Every source yields ``Document`` objects lazily, so nothing here grows with the corpus, and names
-the place (``file:line``) of whatever it cannot use.
+Every source yields ``Document`` objects lazily, so no text is held in memory (only the indices
+that the records of a file may bear), and names the place (``file:line``) of whatever it cannot use.
 """
 
 from __future__ import annotations
@@ -98,10 +98,8 @@ def _json_lines(path: Path, _: FileTexts) -> Iterator[tuple[str, Mapping[str, An
     for place, line in _lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{place}: not valid JSON ({error.msg}, column {error.colno})"
-            ) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: not valid JSON ({error}); one object per line") from None
         if not isinstance(record, dict):
             raise InputError(f"{place}: expected a JSON object, found {type(record).__name__}")
         yield place, record
@@ -134,13 +132,17 @@ def _parquet_rows(path: Path, recipe: FileTexts) -> Iterator[tuple[str, Mapping[
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        wanted = {recipe.text_field, recipe.domain_field.partition(".")[0], "index"}
+        fields = (recipe.text_field, recipe.domain_field, "index")
+        wanted = {*fields, *(field.partition(".")[0] for field in fields)}
+        if recipe.text_field.partition(".")[0] not in names and recipe.text_field not in names:
+            # Row by row, only the columns read would be listed, not those that could be meant.
+            _text(dict.fromkeys(names), recipe.text_field, f"{path}:1")
         number = 0
         for batch in file.iter_batches(1024, columns=[name for name in names if name in wanted]):
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path}:{number}", record
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({error})") from None
 
 

@@ -154,6 +154,11 @@ def documents(half: Half) -> Iterator[Document]:
         Documents without licence headers and without passages that an earlier document, of
         either half, has already shown.
     """
+    return (document for owner, document in both_halves() if owner == half)
+
+
+def both_halves() -> Iterator[tuple[Half, Document]]:
+    """The documents of both halves in one pass, each with the half that it belongs to."""
     files = _files()
     seen: set[bytes] = set()
     for domain in DOMAINS:
@@ -166,8 +171,7 @@ def documents(half: Half) -> Iterator[Document]:
             size = len(text.encode())
             if not size:
                 continue
-            if half_of(file.origin) == half:
-                yield Document(text, domain.name, file.origin)
+            yield half_of(file.origin), Document(text, domain.name, file.origin)
             taken += size
             if taken >= DOMAIN_BYTES:
                 break

@@ -190,6 +190,8 @@ def _parse(line: bytes, place: str, index: int) -> Text:
         raise InputError(
             f"{place}: no field {error}; expected index, text, domain, n_bytes"
         ) from None
+    if not isinstance(text.domain, str):
+        raise InputError(f"{place}: domain is {text.domain!r}, expected a name")
     if text.index != index:
         raise InputError(f"{place}: index is {text.index!r}, expected {index}")
     if text.n_bytes != size:

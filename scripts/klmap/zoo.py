@@ -24,6 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 from tokenizers import Tokenizer
+from transformers.utils import logging as transformers_logging
 
 from klmap.errors import InputError
 from klmap.files import atomic
@@ -96,6 +97,9 @@ def build(
     names = tuple(folder.name for folder in parents)
     if names != run.parents:
         raise InputError(f"--parents: {run.name} starts from {run.parents}, given are {names}")
+    # Notes about missing GPU kernels and bars for files of a megabyte would fill the rule's log.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(run.seed)
