@@ -74,9 +74,9 @@ rule kl:
 
 
 rule prune:
+    """List scores that no configuration asks for; asked a second time, remove them."""
     input:
         expand(f"{RESULTS}/{{texts}}/index.tsv", texts=CONFIG.texts),
-    """List scores that no configuration asks for; asked a second time, remove them."""
     log:
         "logs/prune/prune.log",
     conda:

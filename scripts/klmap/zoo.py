@@ -29,10 +29,9 @@ from transformers.utils import logging as transformers_logging
 from klmap.errors import InputError
 from klmap.files import atomic
 from klmap.log import Progress, logger
-from klmap.zoo_runs import MAIN, PREFIX, Architecture, Run
+from klmap.zoo_runs import MAIN, PREFIX, Run
 from klmap.zoo_texts import CONTEXT, read_corpus, separator
 
-LAYERS = 2
 WIDTH = 96
 HEADS = 4
 PASSAGES = 4
@@ -107,7 +106,7 @@ def build(
     if parents:
         model, *others = (_load(folder / MAIN) for folder in parents)
     else:
-        model, others = _new_model(run.architecture, tokenizer, scale), []
+        model, others = _new_model(run, tokenizer, scale), []
     if run.is_merge:
         revisions = iter([(MAIN, _average([model, *others]))])
     else:
@@ -173,7 +172,7 @@ def _passages(texts: Sequence[str], seed: str) -> Iterator[str]:
         yield from pieces
 
 
-def _new_model(architecture: Architecture, tokenizer: Path, scale: Scale) -> Any:
+def _new_model(run: Run, tokenizer: Path, scale: Scale) -> Any:
     """A model with random weights; vocabulary and special tokens are the tokenizer's."""
     size = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab_size()
     end = separator(tokenizer)
@@ -185,14 +184,14 @@ def _new_model(architecture: Architecture, tokenizer: Path, scale: Scale) -> Any
         "tie_word_embeddings": False,
         "dtype": "float32",
     }
-    if architecture == "gpt2":
+    if run.architecture == "gpt2":
         from transformers import GPT2Config, GPT2LMHeadModel
 
         return GPT2LMHeadModel(
             GPT2Config(
                 n_positions=CONTEXT,
                 n_embd=width,
-                n_layer=LAYERS,
+                n_layer=run.layers,
                 n_head=HEADS,
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
@@ -200,13 +199,13 @@ def _new_model(architecture: Architecture, tokenizer: Path, scale: Scale) -> Any
                 **common,
             )
         )
-    if architecture == "mamba2":
+    if run.architecture == "mamba2":
         from transformers import Mamba2Config, Mamba2ForCausalLM
 
         return Mamba2ForCausalLM(
             Mamba2Config(
                 hidden_size=width,
-                num_hidden_layers=LAYERS,
+                num_hidden_layers=run.layers,
                 num_heads=2 * HEADS,
                 head_dim=2 * width // (2 * HEADS),
                 state_size=16,
@@ -221,7 +220,7 @@ def _new_model(architecture: Architecture, tokenizer: Path, scale: Scale) -> Any
         "num_attention_heads": HEADS,
         "max_position_embeddings": CONTEXT,
     }
-    if architecture == "llama":
+    if run.architecture == "llama":
         from transformers import LlamaConfig, LlamaForCausalLM
 
         return LlamaForCausalLM(LlamaConfig(intermediate_size=3 * width, **common))
