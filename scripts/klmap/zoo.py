@@ -216,7 +216,7 @@ def _new_model(run: Run, tokenizer: Path, scale: Scale) -> Any:
         )
     common |= {
         "hidden_size": width,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": run.layers,
         "num_attention_heads": HEADS,
         "max_position_embeddings": CONTEXT,
     }
