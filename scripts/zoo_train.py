@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import log, zoo
+from klmap import log
 from klmap.zoo_runs import RUNS
 
 
@@ -23,6 +23,8 @@ def main() -> None:
         "--scale", type=float, default=1.0, help="share of the full steps and width, for tests"
     )
     arguments = parser.parse_args()
+    from klmap import zoo
+
     zoo.build(
         RUNS[arguments.run],
         arguments.corpus,
