@@ -131,6 +131,8 @@ def test_interruption_keeps_what_is_finished(project):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # Whoever started the tests in the background may have had Ctrl-C ignored; a user has not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     log = project.folder / "logs" / "score" / "tiny"
     deadline = time.monotonic() + 120
