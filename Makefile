@@ -14,13 +14,13 @@ help: ## Show the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(VENV)/.ready ## Create the virtual environment and link the SLURM profile.
-	@if [ -e "$(PROFILES)/slurm" ] || [ -L "$(PROFILES)/slurm" ]; then \
+	@if [ -e "$(PROFILES)/slurm" ]; then \
 	    if [ "$$(readlink -f "$(PROFILES)/slurm")" != "$(CURDIR)/profiles/slurm" ]; then \
 	        echo "A profile $(PROFILES)/slurm exists already and was left alone;" \
 	             "klmap's own is used with --profile profiles/slurm."; \
 	    fi; \
 	else \
-	    mkdir -p "$(PROFILES)" && ln -s "$(CURDIR)/profiles/slurm" "$(PROFILES)/slurm" && \
+	    mkdir -p "$(PROFILES)" && ln -sfn "$(CURDIR)/profiles/slurm" "$(PROFILES)/slurm" && \
 	    echo "Linked profiles/slurm as $(PROFILES)/slurm, so that snakemake --profile slurm works."; \
 	fi
 
