@@ -230,12 +230,17 @@ def test_padding_is_irrelevant(loaded: tuple[CausalModel, list[list[int]]]) -> N
 
 
 @pytest.mark.parametrize("rows", [1, 7, 128, 10_000])
-def test_rows_of_the_head_at_a_time_do_not_matter(
-    loaded: tuple[CausalModel, list[list[int]]], rows: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("columns", [3, 100, 511, 10_000])
+def test_logits_at_a_time_do_not_matter(
+    loaded: tuple[CausalModel, list[list[int]]],
+    rows: int,
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, sequences = loaded
     before = logliks(model, sequences, 500)
     monkeypatch.setattr(scorer_model, "CPU_ROWS", rows)
+    monkeypatch.setattr(scorer_model, "CPU_COLUMNS", columns)
     np.testing.assert_allclose(logliks(model, sequences, 500), before, atol=1e-3)
 
 

@@ -7,8 +7,9 @@ with 32-bit logits, checked once against the model's own.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,10 +29,15 @@ DTYPES = {
     "float64": torch.float64,
 }
 
+Product = Callable[[Tensor, Tensor], Tensor]
+"""Computes (R, H) times the transpose of (V, H)."""
+
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
-CPU_ROWS = 128
-"""Rows of logits at a time on a CPU; more would leave its cache."""
+CPU_ROWS = 256
+CPU_COLUMNS = 8192
+"""Logits at a time on a CPU, texts' tokens by entries of the vocabulary: 8 MiB in 32 bits, which
+stay in its cache, so that memory does not grow with the vocabulary."""
 
 CUDA_LOGITS = 2**28
 """Logits at a time on a GPU: 1 GiB in 32 bits."""
@@ -46,12 +52,26 @@ class Head:
         bias: (V,) or None.
         scale: factor on the logits.
         softcap: c of ``c * tanh(logits / c)``; None where there is none.
+        product: computes (R, H) times the transpose of (V, H) on a CPU.
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float
     softcap: float | None
+    product: Product = nn.functional.linear
+
+    def columns(self, start: int, stop: int) -> Head:
+        """The head for a part of the vocabulary.
+
+        Sixteen-bit weights are raised to 32 bits on a CPU, where no product of 16-bit numbers
+        has a 32-bit result.
+        """
+        weight = self.weight[start:stop]
+        if weight.dtype in SIXTEEN_BITS and not weight.is_cuda:
+            weight = weight.float()
+        bias = None if self.bias is None else self.bias[start:stop]
+        return dataclasses.replace(self, weight=weight, bias=bias)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, H) hidden states to (R, V) logits in float32, or float64 for a float64 model."""
@@ -59,7 +79,7 @@ class Head:
         if self.weight.dtype in SIXTEEN_BITS:
             logits = torch.mm(hidden, self.weight.T, out_dtype=torch.float32)
         else:
-            logits = hidden @ self.weight.T
+            logits = self.product(hidden, self.weight)
         if self.bias is not None:
             logits += self.bias
         if self.scale != 1.0:
@@ -115,23 +135,16 @@ class CausalModel:
         Returns:
             (R,) nats, float32 or float64 as the head computes.
         """
-        parts = []
-        source, step = self._source(ids, rows)
-        for start in range(0, len(targets), step):
-            logits = source[start : start + step]
-            logits = self.head.logits(logits) if self.head is not None else _upcast(logits)
-            chosen = logits.gather(1, targets[start : start + step, None]).squeeze(1)
-            parts.append(chosen - torch.logsumexp(logits, dim=1))
-        return torch.cat(parts)
-
-    def _source(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, int]:
-        """Hidden states, or logits where there is no own head, and rows to take at a time."""
-        flat = self._hidden(ids) if self.head is not None else self._logits(ids)
-        step = CPU_ROWS
-        if ids.is_cuda:
-            vocabulary = flat.shape[-1] if self.head is None else len(self.head.weight)
-            step = max(CUDA_LOGITS // vocabulary, CPU_ROWS)
-        return flat.flatten(0, 1)[rows], step
+        if self.head is None:
+            logits = self._logits(ids).flatten(0, 1)
+            parts = [
+                _upcast(logits[some]).log_softmax(1).gather(1, wanted[:, None]).squeeze(1)
+                for some, wanted in zip(_split(rows), _split(targets), strict=True)
+            ]
+            return torch.cat(parts)
+        hidden = self._hidden(ids).flatten(0, 1)
+        device = self.head.weight.device
+        return logprobs_of(self.head, hidden[rows.to(hidden.device)].to(device), targets.to(device))
 
     def _hidden(self, ids: Tensor) -> Tensor:
         output = self.body(input_ids=ids, use_cache=False)
@@ -167,7 +180,8 @@ class CausalModel:
         expected = _upcast(self._logits(ids)[0])
         if self.head is None or not expected.isfinite().all():
             return
-        found = self.head.logits(self._hidden(ids)[0])
+        hidden = self._hidden(ids)[0].to(self.head.weight.device)
+        found = self.head.columns(0, len(self.head.weight)).logits(hidden)
         difference = math.inf
         if found.shape == expected.shape:
             difference = float((found - expected).abs().max())
@@ -195,6 +209,47 @@ class CausalModel:
         return 64 * eps * max(float(logits.abs().max()), 1.0)
 
 
+def logprobs_of(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities of chosen tokens, a block of logits at a time.
+
+    On a CPU a block holds some rows and a part of the vocabulary: the logarithm of a sum over the
+    vocabulary is that of the sums over its parts. On a GPU it holds whole rows.
+
+    Args:
+        head: of the model.
+        hidden: (R, H) final hidden states.
+        targets: (R,) ids.
+
+    Returns:
+        (R,) nats, float32 or float64.
+    """
+    vocabulary = len(head.weight)
+    columns, step = CPU_COLUMNS, CPU_ROWS
+    if hidden.is_cuda:
+        columns, step = vocabulary, max(CUDA_LOGITS // vocabulary, CPU_ROWS)
+    precision = torch.float64 if head.weight.dtype == torch.float64 else torch.float32
+    starts = range(0, vocabulary, columns)
+    sums = hidden.new_empty((len(starts), len(targets)), dtype=precision)
+    chosen = hidden.new_zeros(len(targets), dtype=precision)
+    for number, start in enumerate(starts):
+        part = head.columns(start, start + columns)
+        for row in range(0, len(targets), step):
+            some = slice(row, row + step)
+            logits = part.logits(hidden[some])
+            place = targets[some] - start
+            inside = (place >= 0) & (place < logits.shape[1])
+            place = place.clamp(0, logits.shape[1] - 1)
+            found = logits.gather(1, place[:, None]).squeeze(1)
+            chosen[some] = torch.where(inside, found, chosen[some])
+            sums[number, some] = torch.logsumexp(logits, dim=1)
+    return chosen - torch.logsumexp(sums, dim=0)
+
+
+def _split(values: Tensor) -> Iterator[Tensor]:
+    """Parts of at most ``CPU_ROWS`` rows."""
+    return (values[start : start + CPU_ROWS] for start in range(0, len(values), CPU_ROWS))
+
+
 def _upcast(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -207,8 +262,6 @@ def _own_head(model: Any) -> Head | None:
     config = model.config.get_text_config()
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
-    if not weight.is_cuda and weight.dtype in SIXTEEN_BITS:
-        weight = weight.float()  # a product with 32-bit results does not exist on the CPU
     factor = getattr(config, "logit_scale", None)
     divisor = getattr(config, "logits_scaling", None)
     cap = getattr(config, "final_logit_softcapping", None)
