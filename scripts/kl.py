@@ -26,7 +26,7 @@ def main() -> None:
     models = collect.read_models(args.models, matrix.model)
     distances, nearest = neighbors.measure(matrix, args.neighbors, args.dense_limit)
     store.write_distances(args.kl, distances)
-    rows = neighbors.table(nearest, models, matrix.mean_bytes)
+    rows = neighbors.table(nearest, models, distances.neighbor_below_noise)
     neighbors.write_neighbors(args.neighbors_table, rows)
 
 

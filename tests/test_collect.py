@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from klmap import collect, files, geometry, neighbors, store
 from klmap.collect import Model, revision_step
 from klmap.errors import InputError, PermanentFailure
 from tests.mapfiles import Folder
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
 @pytest.fixture
@@ -212,7 +216,7 @@ def test_neighbour_table_flags_noise_and_what_is_no_kl(tmp_path: Path) -> None:
     folder.add("c", base + folder.rng.normal(0, 150, 600))
     found = folder.collect(threshold=-1e9)
     distances, nearest = neighbors.measure(found.matrix, 10, 5000)
-    rows = neighbors.table(nearest, found.models, found.matrix.mean_bytes)
+    rows = neighbors.table(nearest, found.models, distances.neighbor_below_noise)
     path = tmp_path / "neighbors.tsv"
     neighbors.write_neighbors(path, rows)
     read = {(row.model, row.neighbor): row for row in neighbors.read_neighbors(path)}
@@ -243,3 +247,96 @@ def test_model_without_noise_estimate(tmp_path: Path) -> None:
     collect.write_models(tmp_path / "models.tsv", [model])
     assert collect.read_models(tmp_path / "models.tsv")[0].noise_nats is None
     assert isinstance(model, Model)
+
+
+def noisy(root: Path) -> Folder:
+    """Five models of known, unknown and zero noise whose KL to the first is known by hand.
+
+    Half the texts are ``d`` nats better and half ``d`` worse than under the first model, so the
+    variance of the difference is ``d^2`` and the KL is at the noise floor where
+    ``d^2 = e1^2 + e2^2``.
+    """
+    folder = Folder(root)
+    base, signs = folder.values(), np.where(np.arange(120) % 2, 1.0, -1.0)
+    for name, distance, noise in (
+        ("a", 0.0, 0.3),
+        ("b", 0.49, 0.4),  # 0.3^2 + 0.4^2 = 0.5^2
+        ("c", -0.51, 0.4),
+        ("d", 0.1, None),
+        ("e", 0.2, 0.0),
+    ):
+        folder.add(name, base + distance * signs, attributes={"noise_nats": noise})
+    return folder
+
+
+BELOW = {("a", "b"), ("a", "e"), ("b", "e")}
+"""Pairs of :func:`noisy` below their floors: 0.49 < 0.5, 0.2 < 0.3 and 0.29 < 0.4.
+
+Not so ``c``: 0.51 to ``a``, 1 to ``b`` and 0.71 to ``e``; and nothing beside ``d``.
+"""
+
+
+def test_noise_goes_from_the_scores_to_the_distances(tmp_path: Path) -> None:
+    found = noisy(tmp_path / "demo").collect(threshold=-1e9)
+    store.write_matrix(tmp_path / "matrix.h5", found.matrix)
+    matrix = store.read_matrix(tmp_path / "matrix.h5")
+    np.testing.assert_array_equal(matrix.noise, [0.3, 0.4, 0.4, np.nan, 0.0])
+    for dense_limit in (5000, 2):
+        measured, nearest = neighbors.measure(matrix, 10, dense_limit)
+        store.write_distances(tmp_path / "kl.h5", measured)
+        distances = store.read_distances(tmp_path / "kl.h5")
+        np.testing.assert_array_equal(distances.noise, matrix.noise)
+        rows = neighbors.table(nearest, found.models, distances.neighbor_below_noise)
+        flagged = {(row.model, row.neighbor) for row in rows if neighbors.BELOW_NOISE in row.flags}
+        assert flagged == BELOW | {(second, first) for first, second in BELOW}
+        if distances.below_noise is None:
+            assert dense_limit == 2
+            continue
+        names = distances.model
+        marked = {(names[i], names[j]) for i, j in np.argwhere(distances.below_noise)}
+        assert marked == flagged
+        assert distances.kl is not None
+        unit = 2 * matrix.mean_bytes * math.log(2)
+        assert distances.kl[0, 1] == pytest.approx(0.49**2 / unit)
+        assert distances.kl[0, 3] == pytest.approx(0.1**2 / unit)
+
+
+def test_the_command_writes_marks_that_agree_with_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = noisy(tmp_path / "demo").collect(threshold=-1e9)
+    paths = {name: str(tmp_path / name) for name in ("matrix.h5", "models.tsv", "kl.h5", "n.tsv")}
+    store.write_matrix(Path(paths["matrix.h5"]), found.matrix)
+    collect.write_models(Path(paths["models.tsv"]), found.models)
+    arguments = ["kl.py", "--matrix", paths["matrix.h5"], "--models", paths["models.tsv"]]
+    arguments += ["--kl", paths["kl.h5"], "--neighbors-table", paths["n.tsv"]]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(SCRIPTS / "kl.py"))["main"]()
+    distances = store.read_distances(Path(paths["kl.h5"]))
+    rows = neighbors.read_neighbors(Path(paths["n.tsv"]))
+    marks = [neighbors.BELOW_NOISE in row.flags for row in rows]
+    assert marks == distances.neighbor_below_noise.ravel().tolist()
+    assert sum(marks) == 2 * len(BELOW)
+
+
+@pytest.mark.parametrize("noise", [None, math.nan, math.inf])
+def test_unknown_noise_marks_nothing(tmp_path: Path, noise: float | None) -> None:
+    folder = Folder(tmp_path / "demo")
+    base = folder.values()
+    for name, own in (("a", noise), ("b", 100.0), ("c", noise)):
+        folder.add(name, base, attributes={"noise_nats": own})
+    found = folder.collect()
+    assert [model.noise_nats for model in found.models] == [None, 100.0, None]
+    np.testing.assert_array_equal(found.matrix.noise, [np.nan, 100.0, np.nan])
+    distances, nearest = neighbors.measure(found.matrix, 10, 5000)
+    assert distances.below_noise is not None
+    assert not distances.below_noise.any()
+    rows = neighbors.table(nearest, found.models, distances.neighbor_below_noise)
+    assert all(row.flags == () for row in rows)
+
+
+def test_noise_that_is_no_number_is_refused_by_name(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "demo")
+    folder.add("a", attributes={"noise_nats": "little"})
+    with pytest.raises(InputError, match=r"a\..*\.h5: noise_nats is 'little', expected a number"):
+        folder.collect()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from klmap import figures, geometry, labels, layout, lineage, neighbors, style, tree
+from klmap import charts, figures, geometry, labels, layout, lineage, neighbors, style, tree
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.figures import Scene
@@ -95,6 +95,69 @@ def test_1018_models_are_drawn_without_labels(tmp_path: Path) -> None:
         assert "model-0001" not in path.read_text()
         assert path.stat().st_size < 6_000_000
     assert "model-0001" in _svg(synthetic(mapfiles.models(20)), tmp_path, "map")
+
+
+def with_noise(scene: Scene, noise: float) -> Scene:
+    """The scene with the same numerical error, in nats per text, of every model."""
+    distances = scene.distances
+    assert distances.kl is not None
+    errors = np.full(len(scene.models), noise)
+    marks = geometry.below_noise(distances.kl, errors, distances.mean_bytes)
+    return replace(scene, distances=replace(distances, noise=errors, below_noise=marks))
+
+
+def _share(path: Path, color: str) -> float:
+    """Share of an image's pixels that have exactly this colour."""
+    pixels = np.rint(imread(path)[..., :3] * 255).astype(int)
+    rgb = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+    return float((pixels == rgb).all(axis=2).mean())
+
+
+@pytest.mark.parametrize("count", [6, 200])
+def test_heatmap_marks_pairs_below_the_noise_and_only_those(tmp_path: Path, count: int) -> None:
+    plain = synthetic(mapfiles.models(count))
+    kl = plain.distances.kl
+    assert kl is not None
+    pairs = kl[np.triu_indices(count, 1)]
+    shares = []
+    for number, quantile in enumerate((0.0, 0.3, 1.0)):
+        floor = float(np.quantile(pairs, quantile)) * (1 + 1e-9)
+        noise = 0.0 if not quantile else float(np.sqrt(floor * geometry.nats_per_unit(700.0)))
+        scene = with_noise(plain, noise)
+        figures.draw(scene, tmp_path / str(number), ["heatmap"])
+        shares.append(_share(tmp_path / str(number) / "heatmap.png", charts.BELOW_NOISE))
+    assert shares[0] == 0
+    assert shares[1] == pytest.approx(0.3 * shares[2], rel=0.35)
+    figures.draw(plain, tmp_path / "plain", ["heatmap"])
+    for ending in ("png", "svg"):
+        same = [(tmp_path / name / f"heatmap.{ending}").read_bytes() for name in ("0", "plain")]
+        assert same[0] == same[1]
+
+
+def test_heatmap_says_how_many_pairs_are_below_the_noise(scene: Scene) -> None:
+    def legends(drawn: Scene) -> str:
+        found = figures.draw_heatmap(drawn).legends
+        return "|".join(text.get_text() for legend in found for text in legend.get_texts())
+
+    assert "noise" not in legends(scene)
+    count = len(scene.models)
+    assert f"{count * (count - 1) // 2} pairs below" in legends(with_noise(scene, 1e4))
+    kl = scene.distances.kl
+    assert kl is not None
+    least = float(np.sort(kl[np.triu_indices(count, 1)])[:2].mean())
+    noise = float(np.sqrt(least * geometry.nats_per_unit(scene.distances.mean_bytes)))
+    assert "1 pair below" in legends(with_noise(scene, noise))
+
+
+def test_checkpoints_below_the_noise_are_hollow(scene: Scene) -> None:
+    def hollow(drawn: Scene) -> tuple[int, bool]:
+        figure = figures.draw_checkpoints(drawn)
+        lines = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+        points = sum(len(line.get_xdata()) for line in lines)  # type: ignore[arg-type]
+        return points, any("Hollow" in text.get_text() for text in figure.texts)
+
+    assert hollow(scene) == (0, False)
+    assert hollow(with_noise(scene, 1e4)) == (4, True)
 
 
 def _svg(scene: Scene, folder: Path, name: str) -> str:

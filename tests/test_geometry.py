@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -209,3 +210,61 @@ def test_noise_floor_is_the_kl_of_independent_errors() -> None:
     loglik = truth + np.array([[0.5], [1.5]]) * rng.normal(size=(2, 200_000))
     kl, _ = geometry.pairwise_kl(coordinates(loglik), BYTES)
     assert kl[0, 1] == pytest.approx(geometry.noise_floor(0.5, 1.5, BYTES), rel=0.02)
+
+
+def test_marks_by_hand() -> None:
+    """B = 1 / (2 ln 2) bytes, so that the floor of a pair is the sum of the squared errors."""
+    noise = np.array([3.0, 4.0, 0.0, np.nan])
+    floors = np.array([[18, 25, 9, 0], [25, 32, 16, 0], [9, 16, 0, 0], [0, 0, 0, 0]])
+    kl = np.array(
+        [[0, 24.9, 9.1, 0], [24.9, 0, 16.1, 0], [9.1, 16.1, 0, 0], [0, 0, 0, 0]], np.float64
+    )
+    bytes_ = 1 / (2 * math.log(2))
+    assert geometry.noise_floor(3.0, 4.0, bytes_) == pytest.approx(25)
+    marks = geometry.below_noise(kl, noise, bytes_)
+    assert marks.dtype == np.bool_
+    # Only 24.9 < 25; zeros on the diagonal and beside an unknown error are not marked.
+    assert np.argwhere(marks).tolist() == [[0, 1], [1, 0]]
+    below = geometry.below_noise(np.where(floors > 0, floors - 0.1, 0), noise, bytes_)
+    assert np.argwhere(np.triu(below)).tolist() == [[0, 1], [0, 2], [1, 2]]
+    index = np.array([[1, 2], [0, 2], [0, 3], [2, 0]], np.int32)
+    of_neighbors = geometry.below_noise(np.take_along_axis(kl, index, axis=1), noise, bytes_, index)
+    assert of_neighbors.tolist() == [[True, False], [True, False], [False, False], [False, False]]
+
+
+def test_a_pair_at_its_floor_is_not_below_it() -> None:
+    noise = np.array([0.3, 0.7])
+    floor = geometry.noise_floor(0.3, 0.7, BYTES)
+    kl = np.array([[0, floor], [floor, 0]])
+    assert not geometry.below_noise(kl, noise, BYTES).any()
+    assert geometry.below_noise(np.nextafter(kl, 0), noise, BYTES).sum() == 2
+
+
+def test_blocks_mark_what_all_pairs_at_once_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    kl, se = geometry.pairwise_kl(coordinates(vectors(37)), BYTES)
+    noise = rng.uniform(0, 120, 37)
+    noise[rng.integers(0, 37, 5)] = np.nan
+    expected = kl < (noise[:, None] ** 2 + noise**2) / (2 * BYTES * math.log(2))
+    np.fill_diagonal(expected, False)
+    assert 0 < expected.sum() < 37 * 36
+    monkeypatch.setattr(geometry, "_PAIR_VALUES", 5 * 37)
+    marks = geometry.below_noise(kl, noise, BYTES)
+    assert np.array_equal(marks, expected)
+    assert np.array_equal(marks, marks.T)
+    near = geometry.nearest(kl, se, 6)
+    assert np.array_equal(
+        geometry.below_noise(near.kl, noise, BYTES, near.index),
+        np.take_along_axis(expected, near.index, axis=1),
+    )
+
+
+def test_marking_all_pairs_needs_little_memory() -> None:
+    """A map of 2,000 models: no float64 array of all pairs is made beside ``kl``."""
+    kl = np.ones((2000, 2000))
+    noise = np.full(2000, 0.5)
+    tracemalloc.start()
+    geometry.below_noise(kl, noise, BYTES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < kl.nbytes

@@ -37,14 +37,15 @@ def score(n: int = 50, **changes: Any) -> store.Score:
 def matrix() -> store.Matrix:
     return store.Matrix(
         np.zeros((2, 3)), np.zeros((2, 3), np.float32), ["ä@1", "b+c"], ["x", "y", "z"],
-        np.array([1, 2, 3], np.int32), 0.02, -9.5, 2.0, "f" * 64,
+        np.array([1, 2, 3], np.int32), 0.02, -9.5, 2.0, "f" * 64, np.array([0.5, 1e-9]),
     )  # fmt: skip
 
 
 def distances() -> store.Distances:
     return store.Distances(
         ["a", "b"], np.array([[1], [0]], np.int32), np.ones((2, 1)), np.ones((2, 2)),
-        np.ones((2, 2), np.float32), "f" * 64, 3, 2.0,
+        np.ones((2, 2), np.float32), "f" * 64, 3, 2.0, np.array([0.5, 1e-9]),
+        np.array([[True], [False]]), np.array([[False, True], [True, False]]),
     )  # fmt: skip
 
 
@@ -184,6 +185,55 @@ def test_inconsistent_matrix_and_distances_are_refused(tmp_path: Path) -> None:
     replace_dataset(tmp_path / "k.h5", "kl", np.zeros((3, 3)))
     with pytest.raises(InputError, match=r"kl is \(3, 3\) for 2 models"):
         store.read_distances(tmp_path / "k.h5")
+
+
+def test_unknown_noise_comes_back_as_unknown(tmp_path: Path) -> None:
+    made = matrix()
+    made.noise = np.array([np.nan, 0.5])
+    store.write_matrix(tmp_path / "m.h5", made)
+    np.testing.assert_array_equal(store.read_matrix(tmp_path / "m.h5").noise, made.noise)
+
+
+def test_only_neighbours_are_marked_where_only_neighbours_are_stored(tmp_path: Path) -> None:
+    sparse = distances()
+    sparse.kl = sparse.se = sparse.below_noise = None
+    store.write_distances(tmp_path / "k.h5", sparse)
+    with h5py.File(tmp_path / "k.h5") as file:
+        assert "below_noise" not in file
+        assert file["neighbors/below_noise"][:].tolist() == [[True], [False]]
+    found = store.read_distances(tmp_path / "k.h5")
+    assert found.below_noise is None
+    assert found.neighbor_below_noise.tolist() == [[True], [False]]
+    assert found.noise.tolist() == [0.5, 1e-9]
+
+
+def test_files_without_noise_are_read_as_unknown_and_unmarked(tmp_path: Path) -> None:
+    """What klmap wrote before it kept the error bars: the same format version, fewer datasets."""
+    store.write_matrix(tmp_path / "m.h5", matrix())
+    replace_dataset(tmp_path / "m.h5", "noise", None)
+    found = store.read_matrix(tmp_path / "m.h5")
+    assert found.noise.shape == (2,)
+    assert np.isnan(found.noise).all()
+    store.write_distances(tmp_path / "k.h5", distances())
+    for name in ("noise", "below_noise", "neighbors/below_noise"):
+        replace_dataset(tmp_path / "k.h5", name, None)
+    old = store.read_distances(tmp_path / "k.h5")
+    assert np.isnan(old.noise).all()
+    assert old.below_noise is not None
+    for marks, shape in ((old.below_noise, (2, 2)), (old.neighbor_below_noise, (2, 1))):
+        assert (marks.shape, marks.dtype, marks.any()) == (shape, np.bool_, False)
+
+
+def test_noise_of_another_shape_is_refused(tmp_path: Path) -> None:
+    store.write_matrix(tmp_path / "m.h5", matrix())
+    replace_dataset(tmp_path / "m.h5", "noise", np.zeros(3))
+    with pytest.raises(InputError, match=r"m\.h5: noise is \(3,\), expected \(2,\)"):
+        store.read_matrix(tmp_path / "m.h5")
+    for name in ("noise", "below_noise", "neighbors/below_noise"):
+        store.write_distances(tmp_path / "k.h5", distances())
+        replace_dataset(tmp_path / "k.h5", name, np.zeros((3, 3), np.bool_))
+        with pytest.raises(InputError, match=rf"k\.h5: {name} is \(3, 3\), expected"):
+            store.read_distances(tmp_path / "k.h5")
 
 
 @pytest.mark.parametrize("limit", [1_000, 50_000, 250_000])

@@ -9,19 +9,23 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.colors import ListedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klmap import geometry, lineage, style
 from klmap.collect import Model
 from klmap.errors import InputError
-from klmap.geometry import Floats
+from klmap.geometry import Bools, Floats
 from klmap.store import Distances
 from klmap.tree import Node
 
 MOST_NAMES = 90
 """Above this many models rows have no names; a strip of family colours remains."""
+
+BELOW_NOISE = "#56b4e9"
+"""Colour of pairs below the noise of their scores: blue, which the scale has nowhere."""
 
 _LONGEST_NAME = 38
 _LEGEND = 1.75
@@ -126,6 +130,9 @@ def _root_axis(axes: Axes, highest: float) -> None:
 def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: str) -> Figure:
     """KL of all pairs, rows and columns in the order of the tree.
 
+    Pairs below the noise of their two scores have a colour outside the scale: their KL says only
+    that they cannot be told apart.
+
     Args:
         models: rows of models.tsv.
         distances: with all pairs.
@@ -135,7 +142,7 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     Raises:
         InputError: only neighbours are stored.
     """
-    kl = _dense(distances)
+    kl, below = _dense(distances)
     order = _rows(models, tree)
     each, legend = style.categories([model.family for model in models])
     named = len(models) <= MOST_NAMES
@@ -149,10 +156,14 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     )  # fmt: skip
     right = float(figure.get_size_inches()[0]) - margin - side
     axes = style.add_axes(figure, margin, margin, right, 1.15)
-    shown = np.where(kl[np.ix_(order, order)] > 0, kl[np.ix_(order, order)], np.nan)
+    shown, below = kl[np.ix_(order, order)], below[np.ix_(order, order)]
+    shown[(shown <= 0) | below] = np.nan
     norm, extend = _norm(shown)
     colors = mpl.colormaps["magma"].with_extremes(bad="#ffffff", over="#e5e7eb")
     image = axes.imshow(shown, cmap=colors, norm=norm, interpolation="nearest", aspect="equal")
+    if below.any():
+        marks = np.ma.masked_where(~below, below.view(np.uint8))
+        axes.imshow(marks, cmap=ListedColormap([BELOW_NOISE]), interpolation="nearest")
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -177,7 +188,11 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     bar.ax.tick_params(labelsize=8, length=2, which="both")
     beyond = "\n(grey: above 8, beyond its range)" if extend == "max" else ""
     bar.set_label(f"KL, bits/byte{beyond}", size=8)
-    _families(figure, legend, left, top - tall - 0.3 / height)
+    lower = top - tall - 0.3 / height
+    if below.any():
+        _noise_legend(figure, int(below.sum()) // 2, left, lower)
+        lower -= 0.5 / height
+    _families(figure, legend, left, lower)
     return figure
 
 
@@ -217,15 +232,17 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
     Raises:
         InputError: only neighbours are stored.
     """
-    kl, se = _dense(distances), distances.se
+    kl, below = _dense(distances)
+    se = distances.se
     assert se is not None
     found = [run for run in lineage.runs(models) if _steps(run, models, kl)]
+    hollow = any(below[_steps(run, models, kl), run.rows[-1]].any() for run in found)
     figure = style.new_figure(
         10,
         6.2,
         "How far each checkpoint is from the last of its run",
         f"{subject} · KL with standard error over texts",
-        "Hollow: below the numerical noise of the two scores." if found else "",
+        "Hollow: below the numerical noise of the two scores." if hollow else "",
     )
     axes = style.add_axes(figure, 0.85, 0.95, 2.6, 0.95)
     if not found:
@@ -234,7 +251,7 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
         return figure
     colors, _ = style.categories([run.id for run in found])
     for run, category in zip(found, colors, strict=True):
-        _trajectory(axes, run, models, kl, se, category, distances.mean_bytes)
+        _trajectory(axes, run, models, kl, se, below, category)
     axes.set_yscale("log")
     style.decade_axis(axes.yaxis)
     steps = [models[row].step for run in found for row in _steps(run, models, kl)]
@@ -265,8 +282,8 @@ def _trajectory(
     models: Sequence[Model],
     kl: Floats,
     se: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+    below_noise: Bools,
     category: style.Category,
-    mean_bytes: float,
 ) -> None:
     rows, last = _steps(run, models, kl), run.rows[-1]
     steps = [models[row].step for row in rows]
@@ -276,12 +293,6 @@ def _trajectory(
     below = np.minimum(errors, 0.95 * values)
     gray = category.color == style.OTHERS
     name = f"{run.id} {run.variant}".strip()
-    floors = [
-        geometry.noise_floor(
-            models[row].noise_nats or 0.0, models[last].noise_nats or 0.0, mean_bytes
-        )
-        for row in rows
-    ]
     axes.errorbar(
         steps,
         values,
@@ -293,7 +304,7 @@ def _trajectory(
         zorder=1 if gray else 2,
     )
     for hollow in (False, True):
-        some = [n for n, value in enumerate(values) if (value < floors[n]) == hollow]
+        some = [n for n, row in enumerate(rows) if below_noise[row, last] == hollow]
         axes.plot(
             [steps[n] for n in some],
             values[some],
@@ -323,13 +334,28 @@ def _rows(models: Sequence[Model], tree: Node) -> list[int]:
     return [row[name] for name in leaves]
 
 
-def _dense(distances: Distances) -> Floats:
-    if distances.kl is None:
+def _dense(distances: Distances) -> tuple[Floats, Bools]:
+    """KL of all pairs, and which of them are below the noise of the two scores."""
+    if distances.kl is None or distances.below_noise is None:
         raise InputError(
             f"this figure needs all pairs, and above map.dense_limit only the neighbours of the "
             f"{len(distances.model)} models are stored; raise the limit in config.yaml"
         )
-    return distances.kl
+    return distances.kl, distances.below_noise
+
+
+def _noise_legend(figure: Figure, pairs: int, left: float, top: float) -> None:
+    """What the colour outside the scale means, and how many pairs have it."""
+    label = f"{pairs:,} pair{'s' if pairs != 1 else ''} below the\nnumerical noise of the scores"
+    figure.legend(
+        handles=[Patch(color=BELOW_NOISE, label=label)],
+        loc="upper left",
+        bbox_to_anchor=(left, top),
+        fontsize=8,
+        handlelength=1,
+        handletextpad=0.6,
+        borderaxespad=0,
+    )
 
 
 def _families(figure: Figure, legend: Sequence[style.Category], left: float, top: float) -> None:

@@ -171,6 +171,8 @@ def collect(
     quantile = geometry.CLIP_QUANTILE
     if threshold is None:
         threshold = geometry.clip_threshold(loglik, quantile)
+    models = [_describe(entry, score, mean_bytes) for entry, score in kept]
+    noise = [math.nan if model.noise_nats is None else model.noise_nats for model in models]
     matrix = Matrix(
         loglik=loglik,
         coordinates=geometry.double_centre(loglik, threshold).astype(np.float32),
@@ -181,8 +183,8 @@ def collect(
         clip_threshold=threshold,
         mean_bytes=mean_bytes,
         texts_sha256=str(described["sha256"]),
+        noise=np.array(noise, np.float64),
     )
-    models = [_describe(entry, score, mean_bytes) for entry, score in kept]
     logger.info(
         "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed",
         len(models),
@@ -274,7 +276,6 @@ def _describe(entry: _Entry, score: Score, mean_bytes: float) -> Model:
     architecture = str(card.get("architecture") or "")
     model_type = str(card.get("model_type") or "")
     mean_loglik = float(score.loglik.mean())
-    noise = score.attributes.get("noise_nats")
     parameters = card.get("parameters")
     return Model(
         model=entry.model,
@@ -294,9 +295,23 @@ def _describe(entry: _Entry, score: Score, mean_bytes: float) -> Model:
         mean_loglik=mean_loglik,
         tokens=int(score.n_scored.sum()),
         truncated=int(score.truncated.sum()),
-        noise_nats=None if noise is None or noise == "null" else float(noise),
+        noise_nats=_noise(entry.path, score),
         commit=score.commit,
     )
+
+
+def _noise(path: Path, score: Score) -> float | None:
+    """The RMS numerical error in nats per text; None if none was recorded, or it is not finite."""
+    found = score.attributes.get("noise_nats")
+    if found is None or found == "null":
+        return None
+    try:
+        value = float(found)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{path}: noise_nats is {found!r}, expected a number; remove it and run again"
+        ) from None
+    return value if math.isfinite(value) else None
 
 
 def write_models(path: Path, models: Sequence[Model]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
+Numbers = TypeVar("Numbers", float, Floats)
 
 CLIP_QUANTILE = 0.02
 """Share of all K*N log-likelihoods that is raised to the clip threshold (Oyama et al. 2025)."""
@@ -185,15 +187,43 @@ def nearest_by_blocks(q: Floats, mean_bytes: float, count: int, rows: int = 512)
     )
 
 
-def noise_floor(first: float, second: float, mean_bytes: float) -> float:
+def noise_floor(first: Numbers, second: Numbers, mean_bytes: float) -> Numbers:
     """The KL, in bits per byte, below which two models cannot be told apart.
 
     Args:
-        first: RMS error of one model's log-likelihoods, nats per text.
+        first: RMS error of one model's log-likelihoods, nats per text, NaN if unknown.
         second: the same of the other model; independent errors add in their squares.
         mean_bytes: UTF-8 bytes per text, B.
+
+    Returns:
+        ``(first^2 + second^2) / (2 B ln 2)``; NaN if one of the errors is unknown.
     """
     return (first**2 + second**2) / (2 * nats_per_unit(mean_bytes))
+
+
+def below_noise(kl: Floats, noise: Floats, mean_bytes: float, index: Ints | None = None) -> Bools:
+    """Which pairs of models are nearer than the numerical errors of their scores can tell.
+
+    Args:
+        kl: (K, K) of all pairs, or (K, k) of the neighbours of each model; bits per byte.
+        noise: (K,) RMS error of each model's log-likelihoods, nats per text, NaN if unknown.
+        mean_bytes: UTF-8 bytes per text, B.
+        index: (K, k) rows of the neighbours; None for all pairs.
+
+    Returns:
+        Array of the shape of ``kl``, True where it is below :func:`noise_floor`. False for a
+        model and itself, and where the error of one of the two is unknown.
+    """
+    marks = np.zeros(kl.shape, np.bool_)
+    # By blocks of rows, because the floors of all pairs would be as large as ``kl``.
+    rows = max(1, _PAIR_VALUES // max(kl.shape[1], 1))
+    for begin in range(0, len(kl), rows):
+        block = slice(begin, begin + rows)
+        others = noise[None, :] if index is None else noise[index[block]]
+        np.less(kl[block], noise_floor(noise[block, None], others, mean_bytes), out=marks[block])
+    if index is None:
+        np.fill_diagonal(marks, False)
+    return marks
 
 
 def features(q: Floats, mean_bytes: float) -> Floats:

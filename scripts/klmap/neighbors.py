@@ -44,7 +44,7 @@ class Neighbor:
 
 
 def measure(matrix: Matrix, count: int, dense_limit: int) -> tuple[Distances, geometry.Neighbors]:
-    """All distances of a matrix, in bits per byte.
+    """All distances of a matrix, in bits per byte, and which of them its numerical errors hide.
 
     Computed from the clipped float64 log-likelihoods, never from the float32 coordinates.
 
@@ -60,6 +60,7 @@ def measure(matrix: Matrix, count: int, dense_limit: int) -> tuple[Distances, ge
         nearest = geometry.nearest(kl, se, count)
     else:
         nearest = geometry.nearest_by_blocks(q, matrix.mean_bytes, count)
+    noise, mean_bytes = matrix.noise, matrix.mean_bytes
     distances = Distances(
         model=matrix.model,
         neighbor_index=nearest.index,
@@ -68,40 +69,43 @@ def measure(matrix: Matrix, count: int, dense_limit: int) -> tuple[Distances, ge
         se=se,
         texts_sha256=matrix.texts_sha256,
         n_texts=len(matrix.domain),
-        mean_bytes=matrix.mean_bytes,
+        mean_bytes=mean_bytes,
+        noise=noise,
+        neighbor_below_noise=geometry.below_noise(nearest.kl, noise, mean_bytes, nearest.index),
+        below_noise=None if kl is None else geometry.below_noise(kl, noise, mean_bytes),
     )
     return distances, nearest
 
 
 def table(
-    nearest: geometry.Neighbors, models: Sequence[Model], mean_bytes: float
+    nearest: geometry.Neighbors, models: Sequence[Model], below_noise: geometry.Bools
 ) -> list[Neighbor]:
     """The rows of neighbors.tsv.
 
     Args:
         nearest: row indices into ``models``.
         models: in the order of the matrix.
-        mean_bytes: UTF-8 bytes per text, B.
+        below_noise: (K, k) which of the neighbours are below the noise of the two scores, from
+            :func:`measure`.
     """
     rows = []
-    for model, index, kls, errors in zip(
-        models, nearest.index, nearest.kl, nearest.se, strict=True
+    for model, *found in zip(
+        models, nearest.index, nearest.kl, nearest.se, below_noise, strict=True
     ):
-        for rank, (other, kl, se) in enumerate(zip(index, kls, errors, strict=True), start=1):
-            neighbor = models[int(other)]
-            flags = tuple(_flags(float(kl), model, neighbor, mean_bytes))
-            rows.append(Neighbor(model.model, rank, neighbor.model, float(kl), float(se), flags))
+        for rank, (other, kl, se, below) in enumerate(zip(*found, strict=True), start=1):
+            name = models[int(other)].model
+            flags = tuple(_flags(float(kl), bool(below)))
+            rows.append(Neighbor(model.model, rank, name, float(kl), float(se), flags))
     beyond = {row.model for row in rows if BEYOND in row.flags and row.rank == 1}
     for name in sorted(beyond):
         logger.warning("%s: even its nearest model is above %g bits/byte", name, geometry.BEYOND)
     return rows
 
 
-def _flags(kl: float, first: Model, second: Model, mean_bytes: float) -> Iterator[str]:
+def _flags(kl: float, below_noise: bool) -> Iterator[str]:
     if kl > geometry.BEYOND:
         yield BEYOND
-    floor = geometry.noise_floor(first.noise_nats or 0.0, second.noise_nats or 0.0, mean_bytes)
-    if kl < floor:
+    if below_noise:
         yield BELOW_NOISE
 
 

@@ -86,6 +86,8 @@ class Matrix:
         clip_threshold: nats; lower values count as this one.
         mean_bytes: bytes per text, B.
         texts_sha256: hash of the text set.
+        noise: (K,) float64, RMS numerical error of each row of ``loglik``, nats per text, NaN
+            where unknown; left out, that of every model is.
     """
 
     loglik: Floats
@@ -97,6 +99,12 @@ class Matrix:
     clip_threshold: float
     mean_bytes: float
     texts_sha256: str
+    noise: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        """Fill in what was left out."""
+        if not self.noise.size:
+            self.noise = np.full(len(self.model), np.nan)
 
 
 @dataclass
@@ -112,6 +120,11 @@ class Distances:
         texts_sha256: hash of the text set.
         n_texts: number of texts, N.
         mean_bytes: UTF-8 bytes per text, B; one bit per byte is ``B ln 2`` nats per text.
+        noise: (K,) float64, RMS numerical error of each model's log-likelihoods, nats per text,
+            NaN where unknown; left out, that of every model is.
+        neighbor_below_noise: (K, k) bool, whether ``neighbor_kl`` is below the noise floor of the
+            pair; left out, none is.
+        below_noise: (K, K) bool, the same of ``kl``, False on the diagonal; None where ``kl`` is.
     """
 
     model: list[str]
@@ -122,6 +135,20 @@ class Distances:
     texts_sha256: str
     n_texts: int
     mean_bytes: float
+    noise: Floats = field(default_factory=lambda: np.zeros(0))
+    neighbor_below_noise: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    below_noise: Bools | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in what was left out."""
+        if not self.noise.size:
+            self.noise = np.full(len(self.model), np.nan)
+        if not self.neighbor_below_noise.size:
+            self.neighbor_below_noise = np.zeros(self.neighbor_index.shape, np.bool_)
+        if self.kl is None:
+            self.below_noise = None
+        elif self.below_noise is None:
+            self.below_noise = np.zeros(self.kl.shape, np.bool_)
 
 
 def write_score(path: Path, score: Score) -> None:
@@ -207,12 +234,13 @@ def write_matrix(path: Path, matrix: Matrix) -> None:
         file.create_dataset("model", data=matrix.model, dtype=h5py.string_dtype())
         file.create_dataset("domain", data=matrix.domain, dtype=h5py.string_dtype())
         file.create_dataset("n_bytes", data=matrix.n_bytes, dtype=np.int32)
+        file.create_dataset("noise", data=matrix.noise, dtype=np.float64)
         for key in ("clip_quantile", "clip_threshold", "mean_bytes", "texts_sha256"):
             file.attrs[key] = getattr(matrix, key)
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Read and check a matrix file.
+    """Read and check a matrix file; in one without ``noise`` that of every model is unknown.
 
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent.
@@ -228,11 +256,13 @@ def read_matrix(path: Path) -> Matrix:
             clip_threshold=float(file.attrs["clip_threshold"]),
             mean_bytes=float(file.attrs["mean_bytes"]),
             texts_sha256=str(file.attrs["texts_sha256"]),
+            **_optional(file, noise="noise"),
         )
     shape = (len(matrix.model), len(matrix.domain))
     for name, array in (("L", matrix.loglik), ("Q", matrix.coordinates)):
         if array.shape != shape:
             raise InputError(f"{path}: {name} is {array.shape}, names and domains say {shape}")
+    _check_shape(path, "noise", matrix.noise, shape[:1])
     return matrix
 
 
@@ -246,16 +276,20 @@ def write_distances(path: Path, distances: Distances) -> None:
         file.create_dataset("model", data=distances.model, dtype=h5py.string_dtype())
         file.create_dataset("neighbors/index", data=distances.neighbor_index, dtype=np.int32)
         file.create_dataset("neighbors/kl", data=distances.neighbor_kl, dtype=np.float64)
+        marks = distances.neighbor_below_noise
+        file.create_dataset("neighbors/below_noise", data=marks, dtype=np.bool_)
+        file.create_dataset("noise", data=distances.noise, dtype=np.float64)
         if distances.kl is not None and distances.se is not None:
             file.create_dataset("kl", data=distances.kl, dtype=np.float64)
             file.create_dataset("se", data=distances.se, dtype=np.float32)
+            file.create_dataset("below_noise", data=distances.below_noise, dtype=np.bool_)
         for key in ("texts_sha256", "n_texts", "mean_bytes"):
             file.attrs[key] = getattr(distances, key)
         file.attrs["unit"] = "bits/byte"
 
 
 def read_distances(path: Path) -> Distances:
-    """Read and check a distance file.
+    """Read and check a distance file; in one without ``noise`` no pair is below it.
 
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent.
@@ -270,11 +304,34 @@ def read_distances(path: Path) -> Distances:
             texts_sha256=str(file.attrs["texts_sha256"]),
             n_texts=int(file.attrs["n_texts"]),
             mean_bytes=float(file.attrs["mean_bytes"]),
+            **_optional(
+                file,
+                noise="noise",
+                neighbor_below_noise="neighbors/below_noise",
+                below_noise="below_noise",
+            ),
         )
     size = len(distances.model)
     if distances.kl is not None and distances.kl.shape != (size, size):
         raise InputError(f"{path}: kl is {distances.kl.shape} for {size} models; remove it")
+    _check_shape(path, "noise", distances.noise, (size,))
+    marks, index = distances.neighbor_below_noise, distances.neighbor_index
+    _check_shape(path, "neighbors/below_noise", marks, index.shape)
+    if distances.below_noise is not None:
+        _check_shape(path, "below_noise", distances.below_noise, (size, size))
     return distances
+
+
+def _optional(file: h5py.File, **names: str) -> dict[str, Any]:
+    """Those of the named datasets that the file has: earlier versions of klmap wrote fewer."""
+    return {key: file[name][:] for key, name in names.items() if name in file}
+
+
+def _check_shape(path: Path, name: str, array: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
+    if array.shape != expected:
+        raise InputError(
+            f"{path}: {name} is {array.shape}, expected {expected}; remove it and run again"
+        )
 
 
 @contextmanager
