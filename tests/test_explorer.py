@@ -28,8 +28,8 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 
 
 def page(collection: Collection, svg: str = SVG, texts: str = "demo") -> str:
-    _, nearest = neighbors.measure(collection.matrix, 10, 5000)
-    rows = neighbors.table(nearest, collection.models, collection.matrix.mean_bytes)
+    distances, nearest = neighbors.measure(collection.matrix, 10, 5000)
+    rows = neighbors.table(nearest, collection.models, distances.neighbor_below_noise)
     places = [layout.Place(m.model, 0.0, 0.0, "pca") for m in collection.models]
     return explorer.page(collection.models, places, rows, svg, MANIFEST, texts)
 
