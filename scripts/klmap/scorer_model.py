@@ -18,6 +18,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from klmap import scorer_products
 from klmap.cards import context_length
 from klmap.errors import PermanentFailure
 from klmap.log import logger
@@ -31,6 +32,8 @@ DTYPES = {
 
 Product = Callable[[Tensor, Tensor], Tensor]
 """Computes (R, H) times the transpose of (V, H)."""
+
+CUBLAS = "cublas"
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
@@ -98,6 +101,7 @@ class CausalModel:
     Attributes:
         head: the own head; None where the model's logits are used.
         rows: rows of the input embedding: ids must be smaller.
+        products: library of the matrix products, ``blas``, ``onednn``, or ``cublas`` on a GPU.
     """
 
     def __init__(self, model: Any) -> None:
@@ -105,6 +109,7 @@ class CausalModel:
         self.device = next(model.parameters()).device
         self.rows = int(model.get_input_embeddings().weight.shape[0])
         self.head = _own_head(model)
+        self.products = CUBLAS if self.device.type == "cuda" else scorer_products.BLAS
 
     @property
     def dtype(self) -> str:
@@ -119,9 +124,37 @@ class CausalModel:
 
     def to(self, dtype: str) -> CausalModel:
         """Convert the weights in place; the head follows."""
+        if self.products == scorer_products.ONEDNN:
+            scorer_products.unpack(self.model)
+            self.products = scorer_products.BLAS
         self.model.to(DTYPES[dtype])
         self.head = _own_head(self.model) if self.head is not None else None
         return self
+
+    @torch.no_grad()
+    def pack(self, sample: Sequence[int]) -> None:
+        """Compute matrix products with oneDNN, on packed weights.
+
+        A model that does not come to the same numbers this way stays as it was.
+
+        Args:
+            sample: token ids of one text.
+        """
+        ids = torch.tensor([list(sample)])
+        rows, targets = torch.arange(len(sample) - 1), ids[0, 1:]
+        expected = self.logprobs(ids, rows, targets)
+        scorer_products.pack(self.model)
+        self.products = scorer_products.ONEDNN
+        if self.head is not None:
+            self.head.product = scorer_products.multiply
+        try:
+            found = self.logprobs(ids, rows, targets)
+            if torch.allclose(found, expected, rtol=0, atol=self._tolerance(expected)):
+                return
+            logger.info("oneDNN gives other numbers for this model and is not used")
+        except (RuntimeError, AttributeError, TypeError) as error:
+            logger.info("oneDNN does not suit this model: %s", str(error).split("\n")[0])
+        self.to(self.dtype)
 
     def logprobs(self, ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
         """Log-probabilities of tokens given all tokens to the left of them.

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from klmap import scorer_products
 from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
 from klmap.log import logger
 from klmap.scorer_model import CausalModel, load_weights
+from klmap.scorer_products import ONEDNN
 from klmap.scorer_run import Floats, loglik_singly, probe_texts
 from klmap.tokens import check_ids
 
@@ -122,7 +124,10 @@ def _load_verified(
 ) -> CausalModel:
     model = CausalModel(load_weights(folder, dtype, device))
     check_ids(sequences, model.rows)
-    model.verify(max(sequences, key=len)[: min(SAMPLE_TOKENS, limit or SAMPLE_TOKENS)])
+    sample = max(sequences, key=len)[: min(SAMPLE_TOKENS, limit or SAMPLE_TOKENS)]
+    model.verify(sample)
+    if device == "cpu" and len(sample) > 1 and scorer_products.faster(model.model) == ONEDNN:
+        model.pack(sample)
     return model
 
 

@@ -1,0 +1,162 @@
+"""Matrix products on a CPU: by the faster of two libraries, on weights laid out for it.
+
+Nearly all the time of a forward pass goes into products with weights. torch hands those in 32
+bits to the BLAS it was built with (MKL on x86), which on AMD processors reaches half of what
+oneDNN does; torch has oneDNN as well and uses it for 16 bits. So both are timed for a moment on a
+weight of the model, and where oneDNN is not slower, the weights are packed once into its own
+layout instead of at every call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from klmap.log import logger
+
+BLAS = "blas"
+ONEDNN = "onednn"
+
+PACKED_DTYPES = (torch.float32, torch.bfloat16)
+
+ROWS = 256
+"""Rows of the timed product: tokens of an ordinary text."""
+
+OPERATIONS = 2**28
+"""Multiplications and additions of a timed product; some milliseconds on two cores."""
+
+REPEATS = 5
+
+ADVANTAGE = 1.2
+"""BLAS must be faster by this factor to be taken: the choice should not depend on the noise of a
+short measurement, because the last digits of a score depend on the choice (own)."""
+
+
+def multiply(values: Tensor, weight: Tensor) -> Tensor:
+    """(..., K) times the transpose of (N, K), plain or packed, by oneDNN."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, None, "none", [], "")
+    return product
+
+
+class PackedLinear(nn.Module):
+    """Stands in for a linear layer, whose weight it keeps in the layout of oneDNN.
+
+    Args:
+        layer: ``Linear`` or ``Conv1D``; it loses its weight to this one until ``restored``.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        # No parameter: nothing that walks over a model's tensors knows this layout.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(_weight(layer).contiguous(), ROWS)
+        self.bias = layer.bias
+        layer.weight = None
+        self._replaced = (layer,)  # in a tuple, so that it is no part of the model
+
+    def forward(self, values: Tensor) -> Tensor:
+        """(..., K) to (..., N)."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            values, self.weight, self.bias, "none", [], ""
+        )
+        return result
+
+    def restored(self) -> Any:
+        """The layer that was replaced, with the numbers it had."""
+        (layer,) = self._replaced
+        weight = self.weight.to_dense()
+        if isinstance(layer, Conv1D):
+            weight = weight.T.contiguous()
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        return layer
+
+
+def faster(model: Any) -> str:
+    """Time a product with a weight of the model both ways.
+
+    Args:
+        model: on a CPU, unpacked.
+
+    Returns:
+        ``onednn``, or ``blas`` where that is clearly faster or oneDNN cannot do this.
+    """
+    candidates = [layer for _, layer in _layers(model)]
+    if not candidates:
+        return BLAS
+    weight = _weight(max(candidates, key=lambda layer: layer.weight.numel()))
+    weight = weight[: max(OPERATIONS // (2 * ROWS * weight.shape[1]), 1)].contiguous()
+    values = torch.full((ROWS, weight.shape[1]), 0.5, dtype=weight.dtype)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+        onednn = _seconds(lambda: multiply(values, packed))
+    except (RuntimeError, AttributeError) as error:
+        logger.info("oneDNN cannot be used for %s: %s", weight.dtype, str(error).split("\n")[0])
+        return BLAS
+    blas = _seconds(lambda: nn.functional.linear(values, weight))
+    operations = 2 * ROWS * weight.numel() / 1e9
+    chosen = BLAS if blas * ADVANTAGE < onednn else ONEDNN
+    logger.info(
+        "matrix products: oneDNN %.0f, BLAS %.0f GFLOP/s; %s is used",
+        operations / onednn,
+        operations / blas,
+        chosen,
+    )
+    return chosen
+
+
+@torch.inference_mode()
+def _seconds(product: Callable[[], Any]) -> float:
+    """The shortest of a few runs."""
+    product()
+    found = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        product()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+@torch.no_grad()
+def pack(model: Any) -> None:
+    """Replace the linear layers of a model by packed ones, in place, one by one.
+
+    A weight that other modules share (the embedding as head) stays as it is, since packing
+    would double it.
+    """
+    for name, layer in list(_layers(model)):
+        model.set_submodule(name, PackedLinear(layer))
+
+
+@torch.no_grad()
+def unpack(model: Any) -> None:
+    """Put ordinary layers back."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, PackedLinear):
+            model.set_submodule(name, layer.restored())
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Names and linear layers whose weights can be packed; never the model's head."""
+    head = model.get_output_embeddings()
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[parameter.data_ptr()] = owners.get(parameter.data_ptr(), 0) + 1
+    for name, layer in model.named_modules():
+        if (
+            type(layer) in (nn.Linear, Conv1D)
+            and layer is not head
+            and layer.weight.dtype in PACKED_DTYPES
+            and owners[layer.weight.data_ptr()] == 1
+        ):
+            yield name, layer
+
+
+def _weight(layer: Any) -> Tensor:
+    """(N, K) weight of a layer."""
+    weight: Tensor = layer.weight.detach()
+    return weight.T if isinstance(layer, Conv1D) else weight
