@@ -287,22 +287,38 @@ def _upcast(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
+_FACTORS = ("logit_scale", "lm_head_multiplier")
+"""Keys of configurations by which logits are multiplied: Cohere; Falcon-H1."""
+
+_DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+"""By which they are divided: Granite and MiniCPM3; Inkling."""
+
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""At which they are capped: Gemma-2 and its heirs; RecurrentGemma; xLSTM."""
+
+
 def _own_head(model: Any) -> Head | None:
     """The head as the configuration describes it; None if the model has no plain one."""
     layer = model.get_output_embeddings()
     if not isinstance(layer, nn.Linear) or model.base_model is model:
         return None
     config = model.config.get_text_config()
-    weight = layer.weight.detach()
-    bias = None if layer.bias is None else layer.bias.detach()
-    factor = getattr(config, "logit_scale", None)
-    divisor = getattr(config, "logits_scaling", None)
-    cap = getattr(config, "final_logit_softcapping", None)
-    scale = float(factor) if isinstance(factor, (int, float)) else 1.0
-    scale /= float(divisor) if isinstance(divisor, (int, float)) else 1.0
+    size = getattr(config, "unpadded_vocab_size", None)  # Inkling drops the rows behind it
+    weight = layer.weight.detach()[:size]
+    bias = None if layer.bias is None else layer.bias.detach()[:size]
     if bias is not None and bias.dtype in SIXTEEN_BITS:
         bias = bias.float()
-    return Head(weight, bias, scale, float(cap) if cap else None)
+    values = {
+        name: float(value)
+        for name in (*_FACTORS, *_DIVISORS, *_CAPS)
+        if isinstance(value := getattr(config, name, None), (int, float))
+    }
+    scale = math.prod(values.get(name, 1.0) for name in _FACTORS)
+    divisor = math.prod(values.get(name, 1.0) for name in _DIVISORS)
+    # HyperCLOVA X multiplies by what the others divide by.
+    scale *= divisor if config.model_type == "hyperclovax" else 1.0 / divisor
+    caps = [values[name] for name in _CAPS if values.get(name)]
+    return Head(weight, bias, scale, caps[0] if caps else None)
 
 
 def context_of(folder: Path) -> int | None:
