@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from klmap import cards, hub, refresh
 from klmap.cards import Card
@@ -130,8 +131,8 @@ REFUSALS: list[tuple[Callable[[Path], None], str]] = [
     (edit_config(architectures=["BertForMaskedLM"]), "no causal language-model head"),
     (edit_config(architectures=["LlamaForSequenceClassification"]), "no causal language-model"),
     (edit_config(architectures=["LlamaModel"]), "bare body"),
-    (edit_config(quantization_config={"quant_method": "gptq"}), r"already quantised \(gptq\)"),
-    (edit_config(quantization_config={"quant_method": "awq"}), r"already quantised \(awq\)"),
+    (edit_config(quantization_config={"quant_method": "fp8"}), r"already quantised \(fp8; klmap"),
+    (edit_config(quantization_config={"quant_method": "mxfp4"}), r"already quantised \(mxfp4; kl"),
 ]
 
 
@@ -260,6 +261,45 @@ def test_card_of_a_hub_model(klmap: Run, server: Hub, tmp_path: Path) -> None:
     assert "downloads" not in text
     done = klmap("resolve.py", "--id", "org/tiny", "--revision", "step1", "--card", "step1.json")
     assert cards.read_card(tmp_path / "step1.json").commit == "b" * 40
+
+
+def packed_like_gptq(folder: Path) -> None:
+    """One packed layer of 64 inputs and 32 outputs, and 100 ordinary parameters."""
+    tensors = {
+        "layer.qweight": torch.zeros(8, 32, dtype=torch.int32),
+        "layer.qzeros": torch.zeros(2, 4, dtype=torch.int32),
+        "layer.scales": torch.ones(2, 32, dtype=torch.float16),
+        "layer.g_idx": torch.zeros(64, dtype=torch.int32),
+        "norm.weight": torch.ones(100, dtype=torch.float16),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    edit_config(quantization_config=settings)(folder)
+
+
+def test_packed_weights_are_counted_as_weights(
+    klmap: Run, server: Hub, folder: Path, tmp_path: Path
+) -> None:
+    packed_like_gptq(folder)
+    local = hub.resolve("x/y", None, folder)
+    server.repositories["org/tiny"].info["safetensors"] = {
+        "parameters": {"I32": 328, "F16": 164},
+        "total": 492,
+    }
+    done = klmap("resolve.py", "--id", "org/tiny", "--card", "card.json")
+    assert done.returncode == 0, done.stderr
+    remote = cards.read_card(tmp_path / "card.json")
+    for card in (local, remote):
+        assert (card.quantization, card.parameters, card.dtype) == (
+            "gptq-4bit",
+            64 * 32 + 100,
+            "float16",
+        )
+    (folder / "model.safetensors").write_bytes(b"\xff" * 3000)
+    done = klmap("resolve.py", "--id", "org/tiny", "--card", "card.json")
+    assert done.returncode == 0, done.stderr
+    assert "parameters are estimated from the size" in done.stderr
+    assert cards.read_card(tmp_path / "card.json").parameters == 1500
 
 
 def test_fetch_downloads_what_the_card_names(

@@ -15,6 +15,7 @@ from typing import Any
 
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json, write_json
+from klmap.quantization import Packing, packing_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -73,7 +74,7 @@ class Card:
         commit: commit hash on the Hub, or for a folder 40 hexadecimal digits of its content.
         architecture: first entry of ``architectures`` in config.json.
         model_type: ``model_type`` of config.json.
-        parameters: number of stored parameters.
+        parameters: number of stored parameters; packed ones count as what they unpack to.
         bytes: size of the weight files.
         dtype: what most stored parameters are (``float32``, ``bfloat16``, ...).
         context: longest input in tokens; None where there is no limit.
@@ -84,6 +85,8 @@ class Card:
         license: as the model's README names it.
         files: name and size in bytes of every file that scoring needs, sorted by name.
         error: why the model cannot be used; empty where it can.
+        quantization: how the stored weights are quantised, such as ``gptq-4bit``; None for
+            ordinary weights.
     """
 
     id: str
@@ -102,6 +105,7 @@ class Card:
     license: str | None = None
     files: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
+    quantization: str | None = None
 
     @property
     def names(self) -> list[str]:
@@ -126,10 +130,11 @@ def read_card(path: Path) -> Card:
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Write a card atomically; ``error`` is there only where the model cannot be used."""
+    """Write a card atomically; ``error`` and ``quantization`` only where there is one."""
     values = asdict(card)
-    if not card.error:
-        del values["error"]
+    for key in ("error", "quantization"):
+        if not values[key]:
+            del values[key]
     write_json(path, values)
 
 
@@ -238,13 +243,17 @@ def _what_it_is(present: set[str], weights: bool) -> str:
     return "neither config.json nor weights; this is no transformers model"
 
 
-def recognise(where: str, config: Mapping[str, Any]) -> None:
+def recognise(where: str, config: Mapping[str, Any]) -> Packing | None:
     """Refuse what config.json already shows to be no causal language model klmap can score.
 
     The scorer has the last word; this saves a download.
 
+    Returns:
+        How the stored weights are quantised; None for ordinary weights.
+
     Raises:
-        PermanentFailure: encoder-decoder, no language-model head, or quantised by its author.
+        PermanentFailure: encoder-decoder, no language-model head, or quantised in a way that
+            klmap does not read.
     """
     architectures = [str(name) for name in config.get("architectures") or []]
     kind = config.get("model_type")
@@ -259,13 +268,7 @@ def recognise(where: str, config: Mapping[str, Any]) -> None:
             f"{where}: {shown} has no causal language-model head (an encoder, a classifier, or the "
             "bare body of a model); give the repository of the causal language model itself"
         )
-    quantization = config.get("quantization_config")
-    if isinstance(quantization, Mapping):
-        method = quantization.get("quant_method", "an unnamed method")
-        raise PermanentFailure(
-            f"{where}: the stored weights are already quantised ({method}); give the original "
-            "model, with quantization: in config.yaml if a quantised one is meant"
-        )
+    return packing_of(where, config)
 
 
 def _has_causal_head(architecture: str) -> bool:

@@ -6,6 +6,7 @@ imports torch or transformers, and neither runs code that comes with a model.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +21,11 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 from huggingface_hub.hf_api import RepoSibling
 from safetensors import SafetensorError, safe_open
@@ -32,6 +35,7 @@ from klmap.cards import Card
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import atomic, read_json, remove, sha256_of
 from klmap.log import logger
+from klmap.quantization import Packing, count_weights
 
 FAILED = "FAILED"
 """File that stands in a weights folder instead of weights; holds the reason."""
@@ -101,27 +105,35 @@ def _resolve_folder(card: Card, folder: Path) -> None:
     names = cards.needed_files(str(folder), [p.name for p in folder.iterdir() if p.is_file()])
     config = _read_config(folder / "config.json", str(folder))
     cards.describe(card, config)
-    cards.recognise(str(folder), config)
+    packing = cards.recognise(str(folder), config)
     hashes = {name: sha256_of(folder / name) for name in names}
     card.commit = cards.digest(hashes.items())[:40]
     card.tokenizer_sha256 = cards.digest(
         (name, hashes[name]) for name in cards.tokenizer_files(names)
     )
     card.files = [{"name": name, "size": (folder / name).stat().st_size} for name in names]
-    _count(card, [folder / name for name in cards.weight_files(names)], config)
+    _count(card, [folder / name for name in cards.weight_files(names)], config, packing)
     matter = _front_matter(folder / "README.md")
     card.base_model = cards.front_matter_list(matter.get("base_model"))
     card.license = _text_or_none(matter.get("license"))
 
 
-def _count(card: Card, weights: list[Path], config: dict[str, Any]) -> None:
+def _count(
+    card: Card, weights: list[Path], config: dict[str, Any], packing: Packing | None
+) -> None:
     """Parameters, bytes and dtype from the headers of safetensors, else from the file sizes."""
-    by_dtype: dict[str, int] = {}
+    tensors: dict[str, tuple[str, list[int]]] = {}
     for path in weights:
         card.bytes += path.stat().st_size
         if path.suffix == ".safetensors":
-            for dtype, count in _header(path):
-                by_dtype[dtype] = by_dtype.get(dtype, 0) + count
+            tensors |= _header(path)
+    by_dtype: dict[str, int] = {}
+    if packing is not None:
+        card.quantization = packing.label
+        by_dtype = count_weights(tensors, packing)
+    else:
+        for dtype, shape in tensors.values():
+            by_dtype[dtype] = by_dtype.get(dtype, 0) + math.prod(shape)
     _set_counts(card, by_dtype, config)
 
 
@@ -135,18 +147,12 @@ def _set_counts(card: Card, by_dtype: dict[str, int], config: dict[str, Any]) ->
         card.parameters = card.bytes // _ITEM_BYTES.get(card.dtype, 4)
 
 
-def _header(path: Path) -> list[tuple[str, int]]:
-    """Dtype and number of elements of every tensor of a safetensors file."""
+def _header(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Dtype and shape of every tensor of a safetensors file."""
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = [file.get_slice(key) for key in file.keys()]  # noqa: SIM118
-            result = []
-            for tensor in slices:
-                count = 1
-                for size in tensor.get_shape():
-                    count *= int(size)
-                result.append((str(tensor.get_dtype()), count))
-            return result
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            return {key: (str(t.get_dtype()), t.get_shape()) for key, t in slices.items()}
     except SafetensorError as error:
         raise PermanentFailure(
             f"{path}: not a complete safetensors file ({error}); copy or download it again"
@@ -213,7 +219,33 @@ def _resolve_hub(card: Card) -> None:
     config = _read_config(Path(path), card.id)
     cards.describe(card, config)
     _set_counts(card, dict(info.safetensors.parameters) if info.safetensors else {}, config)
-    cards.recognise(card.id, config)
+    packing = cards.recognise(card.id, config)
+    if packing is not None:
+        card.quantization = packing.label
+        if info.safetensors:
+            _set_counts(card, _count_packed(api, card, packing), config)
+
+
+def _count_packed(api: HfApi, card: Card, packing: Packing) -> dict[str, int]:
+    """Weights by dtype from the headers alone; the Hub itself counts the packed words.
+
+    Empty where the headers cannot be read.
+    """
+    try:
+        found = _ask(
+            card.id,
+            card.revision,
+            lambda: api.get_safetensors_metadata(card.id, revision=card.commit),
+        )
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        logger.warning("%s: parameters are estimated from the size (%s)", card.id, _first(error))
+        return {}
+    tensors = {
+        name: (str(tensor.dtype), tensor.shape)
+        for file in found.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    }
+    return count_weights(tensors, packing)
 
 
 def _stored_hash(file: RepoSibling) -> str:
