@@ -26,6 +26,19 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--products",
+        choices=("auto", "onednn", "blas"),
+        default="auto",
+        help="library of matrix products on a CPU; auto takes the faster one",
+    )
+    parser.add_argument(
+        "--save-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often an unfinished job saves what it has; 0 saves every batch",
+    )
     arguments = parser.parse_args()
     scorer.score(
         scorer.Job(
@@ -41,6 +54,8 @@ def main() -> None:
             batch_tokens=arguments.batch_tokens,
             device=arguments.device,
             threads=arguments.threads,
+            products=None if arguments.products == "auto" else arguments.products,
+            save_every=arguments.save_every,
         )
     )
 

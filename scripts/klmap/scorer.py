@@ -17,19 +17,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from klmap import hub, store
 from klmap.cards import Card, read_card
 from klmap.config import SCORER_VERSION, fingerprint
 from klmap.errors import InputError, PermanentFailure, UnsupportedHere
-from klmap.files import read_json, write_json
+from klmap.files import read_json, remove, write_json
 from klmap.log import Progress, logger
 from klmap.texts import Text, read_texts
 
 UNTRAINED_MARGIN = 0.5
 """A mean loss within this many nats of guessing evenly looks untrained (own)."""
 
-SOFTWARE = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
+SOFTWARE = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "accelerate",
+    "bitsandbytes",
+)
 """Packages whose versions stand in every score file."""
 
 
@@ -51,6 +60,8 @@ class Job:
         batch_tokens: tokens per batch; None chooses by device.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads.
+        products: library of matrix products on a CPU, ``onednn`` or ``blas``; None times both.
+        save_every: seconds after which an unfinished job saves what it has; 0 saves every batch.
     """
 
     card: Path
@@ -65,11 +76,18 @@ class Job:
     batch_tokens: int | None = None
     device: str = "auto"
     threads: int = 1
+    products: str | None = None
+    save_every: float = 60.0
 
     @property
     def failure(self) -> Path:
         """Where the reason of a permanent failure is left for later attempts."""
         return self.output.with_suffix(".failed.json")
+
+    @property
+    def progress(self) -> Path:
+        """The side file of an unfinished attempt."""
+        return self.output.with_suffix(".partial")
 
 
 def score(job: Job) -> None:
@@ -86,6 +104,7 @@ def score(job: Job) -> None:
     sha256 = str(read_json(job.manifest).get("sha256"))
     if _is_finished(job, card, sha256):
         logger.info("%s: finished already", job.output)
+        _clean(job)
         return
     try:
         _raise_again(job, card, sha256)
@@ -103,6 +122,15 @@ def score(job: Job) -> None:
         return
     store.write_score(job.output, result)
     job.failure.unlink(missing_ok=True)
+    _clean(job)
+
+
+def _clean(job: Job) -> None:
+    """Remove what unfinished attempts at this score left behind, half-written files included."""
+    remove(job.progress)
+    for path in (job.output, job.progress):
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            remove(leftover)
 
 
 def _check_name(job: Job) -> None:
@@ -187,19 +215,27 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
     if reason:
         raise PermanentFailure(reason)
     quantization = job.spec.get("quantization")
-    if quantization not in (None, "none"):
-        raise UnsupportedHere(
-            f"{job.model}: quantization: {quantization} is not possible in this version; remove "
-            "the key, or give a model that was stored in another precision"
+    if quantization and card.quantization:
+        raise PermanentFailure(
+            f"{job.model}: quantization: {quantization} cannot be applied to weights that are "
+            f"stored quantised ({card.quantization}); remove quantization: from the entry, or give "
+            "the original model"
         )
     began = time.monotonic()
     # Read by the libraries when they are imported: the weights are here, and nothing else is asked.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["RAYON_NUM_THREADS"] = str(job.threads)
-    from klmap import scorer_model, scorer_precision, scorer_run, tokens
+    from klmap import (
+        scorer_load,
+        scorer_precision,
+        scorer_quantized,
+        scorer_resume,
+        scorer_run,
+        tokens,
+    )
 
     device = scorer_precision.prepare(job.device, job.threads)
-    limit = scorer_model.context_of(job.weights)
+    limit = scorer_load.context_of(job.weights)
     encoded = tokens.encode(
         tokens.load_tokenizer(job.weights),
         [text.text for text in texts],
@@ -209,21 +245,42 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
     )
     plan = scorer_run.make_plan(encoded.sequences, limit)
     probe = scorer_run.probe_texts(len(texts))
-    model = scorer_precision.load(
+    wanted_budget = scorer_run.budget_for(device, job.batch_tokens)
+    checkpoint = scorer_resume.Checkpoint(
+        job.progress,
+        {
+            **_identity(job, card, sha256),
+            "fingerprint": fingerprint(job.spec),
+            "sequences": scorer_resume.digest(encoded.sequences),
+            "budget": wanted_budget,
+            "device": scorer_precision.device_name(device),
+            "threads": job.threads,
+        },
+        job.save_every,
+    )
+    loading = scorer_precision.Loading(
         job.weights,
-        wanted=str(job.spec["dtype"]),
-        stored=card.dtype,
+        device,
+        encoded.sequences,
+        limit,
+        stored=None if card.quantization else card.dtype,
         parameters=card.parameters,
-        device=device,
-        sequences=encoded.sequences,
-        limit=limit,
+        quantization=quantization,
+        products=checkpoint.state.how["products"] if checkpoint.state else job.products,
+    )
+    model, choice = scorer_precision.load(loading, str(job.spec["dtype"]))
+    state = checkpoint.begin(
+        {"dtype": model.dtype, "head": model.head_name, "products": model.products}
     )
     total = sum(piece.length for piece in plan.pieces)
+    if state is not None:
+        ahead = sum(piece.length for piece in plan.ordered[: state.pieces])
+        logger.info("%s of %s tokens were scored before; going on", f"{ahead:,}", f"{total:,}")
+        total -= ahead
     progress = Progress(total, "tokens")
     start = time.monotonic()
-    logprobs, budget = scorer_run.score_tokens(
-        model, plan, scorer_run.budget_for(device, job.batch_tokens), progress
-    )
+    startup = time.time() - psutil.Process().create_time()
+    logprobs, budget = scorer_run.score_tokens(model, plan, wanted_budget, progress, checkpoint)
     loglik = scorer_run.text_sums(logprobs, plan.offset)
     rate = total / max(time.monotonic() - start, 1e-9)
     progress.close()
@@ -237,7 +294,9 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         result.token_offset = plan.offset
     result.attributes |= {
         "dtype": model.dtype,
-        "head": "model" if model.head is None else "own",
+        "dtype_choice": choice,
+        "head": model.head_name,
+        "precision": scorer_precision.switches(model),
         "context": -1 if limit is None else limit,
         "bos_id": encoded.bos_id,
         "prefix_source": encoded.prefix_source,
@@ -247,10 +306,20 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         "untrained": _looks_untrained(result, model.rows),
         "batch_tokens": budget,
         "device": scorer_precision.device_name(device),
+        "gpus": scorer_precision.gpus_of(model),
         "threads": job.threads,
+        "peak_memory": scorer_precision.peak_memory(device),
         "software": _software(),
         "tokens_per_second": rate,
+        "startup_seconds": startup,
     }
+    if quantization:
+        result.attributes["quantization_settings"] = {
+            **scorer_quantized.settings(quantization, model.dtype),
+            "quantized_share": scorer_quantized.quantized_share(model.model),
+        }
+    elif card.quantization:
+        result.attributes["quantization"] = card.quantization
     result.attributes |= scorer_precision.noise(
         model,
         [encoded.sequences[number] for number in probe],

@@ -11,24 +11,15 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from klmap import scorer_products
-from klmap.cards import context_length
 from klmap.errors import PermanentFailure
 from klmap.log import logger
-
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
+from klmap.scorer_load import DTYPES, raise_for_model
 
 Product = Callable[[Tensor, Tensor], Tensor]
 """Computes (R, H) times the transpose of (V, H)."""
@@ -117,6 +108,29 @@ class CausalModel:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def head_name(self) -> str:
+        """``own``, or ``model`` where the model's own logits are used."""
+        return "model" if self.head is None else "own"
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the weights are in a format of bitsandbytes, which no dtype can replace."""
+        return getattr(self.model, "quantization_method", None) is not None
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether a text's numbers depend on its batch mates.
+
+        LLM.int8() keeps columns with outliers in 16 bits, and looks for them in the whole batch.
+        """
+        return bool(getattr(self.model, "is_loaded_in_8bit", False))
+
+    @property
+    def output_device(self) -> torch.device:
+        """Where log-probabilities come out: with several GPUs the one that holds the head."""
+        return self.device if self.head is None else self.head.weight.device
+
+    @property
     def body(self) -> nn.Module:
         """The model without its head."""
         body: nn.Module = self.model.base_model
@@ -176,8 +190,7 @@ class CausalModel:
             ]
             return torch.cat(parts)
         hidden = self._hidden(ids).flatten(0, 1)
-        device = self.head.weight.device
-        return logprobs_of(self.head, hidden[rows.to(hidden.device)].to(device), targets.to(device))
+        return logprobs_of(self.head, hidden.to(self.output_device)[rows], targets)
 
     def _hidden(self, ids: Tensor) -> Tensor:
         output = self.body(input_ids=ids, use_cache=False)
@@ -213,7 +226,7 @@ class CausalModel:
         expected = _upcast(self._logits(ids)[0])
         if self.head is None or not expected.isfinite().all():
             return
-        hidden = self._hidden(ids)[0].to(self.head.weight.device)
+        hidden = self._hidden(ids)[0].to(self.output_device)
         found = self.head.columns(0, len(self.head.weight)).logits(hidden)
         difference = math.inf
         if found.shape == expected.shape:
@@ -226,6 +239,8 @@ class CausalModel:
             self.head = None
 
     def _verify_causality(self, ids: Tensor) -> None:
+        if self.mixes_batches:
+            return  # an outlier in a later token moves earlier ones a little, too
         expected = _upcast(self._logits(ids)[0, :-1])
         changed = ids.clone()
         changed[0, -1] = (changed[0, -1] + 1) % self.rows
@@ -300,7 +315,7 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 def _own_head(model: Any) -> Head | None:
     """The head as the configuration describes it; None if the model has no plain one."""
     layer = model.get_output_embeddings()
-    if not isinstance(layer, nn.Linear) or model.base_model is model:
+    if type(layer) is not nn.Linear or model.base_model is model:
         return None
     config = model.config.get_text_config()
     size = getattr(config, "unpadded_vocab_size", None)  # Inkling drops the rows behind it
@@ -319,77 +334,3 @@ def _own_head(model: Any) -> Head | None:
     scale *= divisor if config.model_type == "hyperclovax" else 1.0 / divisor
     caps = [values[name] for name in _CAPS if values.get(name)]
     return Head(weight, bias, scale, caps[0] if caps else None)
-
-
-def context_of(folder: Path) -> int | None:
-    """Longest input in tokens of the model in a folder; None without a limit.
-
-    The configuration is read by transformers, which knows what a key that is left out means.
-
-    Raises:
-        PermanentFailure: transformers does not know this type of model, or needs its code.
-    """
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:
-        raise_for_model(error, "config.json describes no model that transformers knows")
-    return context_length(config.to_dict())
-
-
-def load_weights(folder: Path, dtype: str, device: str) -> Any:
-    """Load a model's weights, refusing anything that was not stored.
-
-    Args:
-        folder: a Hugging Face folder.
-        dtype: name of a torch dtype.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        PermanentFailure: transformers has no class for it without running its code, weights are
-            missing or of another shape, or the files are damaged.
-        MemoryError: there is not enough memory (transient).
-    """
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        raise_for_model(error, "the model cannot be loaded")
-    for key in ("missing_keys", "mismatched_keys", "error_msgs"):
-        names = sorted(str(name) for name in info.get(key) or ())
-        if names:
-            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise PermanentFailure(
-                f"{len(names)} weights are not in the files and would be random ({shown}); "
-                "the checkpoint is incomplete or belongs to another class of model"
-            )
-    if info.get("unexpected_keys"):
-        logger.info("%d stored weights are not used", len(info["unexpected_keys"]))
-    return model.eval().to(device)
-
-
-def raise_for_model(error: Exception, what: str) -> NoReturn:
-    """Sort an exception: the machine's troubles as they are, the model's as a permanent failure.
-
-    Raises:
-        PermanentFailure: the model itself is the reason.
-        MemoryError: memory did not suffice.
-        Exception: ``error`` itself, where the machine is the reason.
-    """
-    if isinstance(error, (PermanentFailure, MemoryError, torch.OutOfMemoryError)):
-        raise error
-    text = " ".join(str(error).split())
-    if isinstance(error, RuntimeError) and "allocate memory" in text:
-        raise MemoryError(text) from error
-    machine = isinstance(error, OSError) and error.errno is not None
-    if machine or "CUDA error" in text or "out of memory" in text:
-        raise error
-    raise PermanentFailure(f"{what}: {type(error).__name__}: {text[:500]}") from error

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import platform
+import resource
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,8 @@ import torch
 from klmap import scorer_products
 from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
 from klmap.log import logger
-from klmap.scorer_model import CausalModel, load_weights
-from klmap.scorer_products import ONEDNN
+from klmap.scorer_load import load_weights
+from klmap.scorer_model import CausalModel
 from klmap.scorer_run import Floats, loglik_singly, probe_texts
 from klmap.tokens import check_ids
 
@@ -28,8 +33,15 @@ DTYPE_TEXTS = 8
 FLOAT16_AGREEMENT = 0.02
 """Nats per token by which float16 may differ from the reference dtype (own)."""
 
-REFERENCE_PARAMETERS = 2_000_000_000
-"""Up to this size a model on a CPU is converted to a higher precision for the error bar (own)."""
+REFERENCE_PARAMETERS = {"float32": 134_000_000, "bfloat16": 2_000_000_000}
+"""Up to this size a model on a CPU is converted to a higher precision for the error bar (own):
+half a gigabyte more for float32, whose error is small anyway; for bfloat16 as much as it takes,
+because there the dtype is the error."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT = 2**25
+TRIM_BYTES = 2**29
+"""Bytes: freed blocks up to the first are kept for the next use, up to the second in all."""
 
 GPU_SHARE = 0.8
 """Share of a GPU's memory that weights in a higher precision may take (own)."""
@@ -54,11 +66,56 @@ def prepare(device: str, threads: int) -> str:
         raise KlmapError(
             "no GPU is visible to torch; run on a machine with one, or use --device cpu"
         )
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    return "cuda" if available and device != "cpu" else "cpu"
+    if available and device != "cpu":
+        return "cuda"
+    _keep_freed_memory()
+    return "cpu"
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc use the memory of the last batch again instead of giving it back to the system.
+
+    Otherwise every tensor of some hundred kilobytes is mapped, and zeroed, anew: a twentieth of
+    the time on two cores.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
+
+
+def switches(model: CausalModel) -> dict[str, Any]:
+    """What decides about the exactness of products and attention, as it is set right now."""
+    cuda = torch.backends.cuda
+    return {
+        "products": model.products,
+        "attention": str(getattr(model.model.config, "_attn_implementation", None)),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        "tf32": cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
+        "reduced_float16_sums": cuda.matmul.allow_fp16_reduced_precision_reduction,
+        "reduced_bfloat16_sums": cuda.matmul.allow_bf16_reduced_precision_reduction,
+        "reduced_attention_sums": cuda.fp16_bf16_reduction_math_sdp_allowed(),  # type: ignore[no-untyped-call]
+    }
+
+
+def gpus_of(model: CausalModel) -> int:
+    """GPUs that hold a part of the model."""
+    devices = {parameter.device for parameter in model.model.parameters()}
+    return sum(device.type == "cuda" for device in devices)
+
+
+def peak_memory(device: str) -> int:
+    """Bytes this process has held at most: of all GPUs together, or of main memory."""
+    if device == "cuda":
+        gpus = range(torch.cuda.device_count())
+        return sum(torch.cuda.max_memory_reserved(index) for index in gpus)
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_name(device: str) -> str:
@@ -73,107 +130,158 @@ def device_name(device: str) -> str:
     return next(names, platform.machine())
 
 
-def load(
-    folder: Path,
-    *,
-    wanted: str,
-    stored: str | None,
-    parameters: int,
-    device: str,
-    sequences: Sequence[Sequence[int]],
-    limit: int | None,
-) -> CausalModel:
+@dataclass(frozen=True)
+class Loading:
+    """What a model is loaded from, and onto.
+
+    Attributes:
+        folder: a Hugging Face folder.
+        device: ``cpu`` or ``cuda``.
+        sequences: token ids of all texts.
+        limit: longest input in tokens; None without one.
+        stored: dtype of the stored weights, if known.
+        parameters: number of parameters.
+        quantization: ``int8``, ``nf4``, ``fp4``, or None.
+        products: library of matrix products on a CPU; None times both.
+    """
+
+    folder: Path
+    device: str
+    sequences: Sequence[Sequence[int]]
+    limit: int | None = None
+    stored: str | None = None
+    parameters: int = 0
+    quantization: str | None = None
+    products: str | None = None
+
+    def load(self, dtype: str) -> CausalModel:
+        """Load in one dtype and check what can be checked before any text is scored.
+
+        Raises:
+            PermanentFailure: the ids do not fit the embedding, the model is no causal language
+                model, or cannot be loaded.
+        """
+        model = CausalModel(
+            load_weights(
+                self.folder,
+                dtype,
+                self.device,
+                parameters=self.parameters,
+                quantization=self.quantization,
+            )
+        )
+        check_ids(self.sequences, model.rows)
+        sample = max(self.sequences, key=len)[: min(SAMPLE_TOKENS, self.limit or SAMPLE_TOKENS)]
+        model.verify(sample)
+        if self.device == "cpu" and len(sample) > 1:
+            wanted = self.products or scorer_products.faster(model.model)
+            if wanted == scorer_products.ONEDNN:
+                model.pack(sample)
+        return model
+
+
+def load(loading: Loading, wanted: str) -> tuple[CausalModel, str]:
     """Load a model in the dtype that was asked for, or in the best one.
 
     ``auto`` is float32 on a CPU. On a GPU it is float16 where a few texts are finite in it and
     agree with the stored precision, else bfloat16, else float32.
 
     Args:
-        folder: a Hugging Face folder.
+        loading: what, and onto which device.
         wanted: ``auto`` or the name of a dtype.
-        stored: dtype of the stored weights, if known.
-        parameters: number of parameters.
-        device: ``cpu`` or ``cuda``.
-        sequences: token ids of all texts.
-        limit: longest input in tokens.
+
+    Returns:
+        The model, and why it has the dtype that it has.
 
     Raises:
         UnsupportedHere: float16 on a CPU.
-        PermanentFailure: no dtype gives finite numbers, the ids do not fit
-            the embedding, or the model is no causal language model.
+        PermanentFailure: no dtype gives finite numbers, or as ``Loading.load``.
     """
-    if device == "cpu":
-        if wanted == "float16":
-            raise UnsupportedHere(
-                "dtype: float16 is emulated on a CPU and some twenty times slower; use auto or "
-                "bfloat16 there, or a GPU"
-            )
-        dtype = "float32" if wanted == "auto" else wanted
-        return _load_verified(folder, dtype, device, sequences, limit)
+    if loading.device == "cpu" and wanted == "float16":
+        raise UnsupportedHere(
+            "dtype: float16 is emulated on a CPU and some twenty times slower; use auto or "
+            "bfloat16 there, or a GPU"
+        )
     if wanted != "auto":
-        return _load_verified(folder, wanted, device, sequences, limit)
-    return _best_on_gpu(folder, stored, parameters, device, sequences, limit)
+        return loading.load(wanted), "as configured"
+    if loading.device == "cpu":
+        return loading.load("float32"), "auto: float32 on a CPU"
+    if loading.quantization:
+        return first_finite(loading, ("float16", "bfloat16", "float32"), "auto")
+    return best(loading)
 
 
-def _load_verified(
-    folder: Path,
-    dtype: str,
-    device: str,
-    sequences: Sequence[Sequence[int]],
-    limit: int | None,
-) -> CausalModel:
-    model = CausalModel(load_weights(folder, dtype, device))
-    check_ids(sequences, model.rows)
-    sample = max(sequences, key=len)[: min(SAMPLE_TOKENS, limit or SAMPLE_TOKENS)]
-    model.verify(sample)
-    if device == "cpu" and len(sample) > 1 and scorer_products.faster(model.model) == ONEDNN:
-        model.pack(sample)
-    return model
+def best(loading: Loading) -> tuple[CausalModel, str]:
+    """float16 if it agrees with a reference on a few texts, else bfloat16, else float32.
 
-
-def _best_on_gpu(
-    folder: Path,
-    stored: str | None,
-    parameters: int,
-    device: str,
-    sequences: Sequence[Sequence[int]],
-    limit: int | None,
-) -> CausalModel:
-    """float16 if it agrees with a reference, else bfloat16, else float32."""
-    tried = [sequences[number] for number in probe_texts(len(sequences), DTYPE_TEXTS)]
-    reference = "bfloat16" if stored == "bfloat16" else "float32"
-    if not _fits(parameters, 2 if reference == "bfloat16" else 4):
+    Raises:
+        PermanentFailure: none of them gives finite numbers.
+    """
+    reference = "bfloat16" if loading.stored == "bfloat16" else "float32"
+    if not _fits(loading, 2 if reference == "bfloat16" else 4):
         reference = "float16"
-    model = _load_verified(folder, reference, device, sequences, limit)
-    expected = _try(model, tried, limit)
-    found = _try(model.to("float16"), tried, limit)
-    count = sum(max(len(sequence) - 1, 0) for sequence in tried)
-    if found is not None and expected is not None:
+    model = loading.load(reference)
+    expected = _try(model, loading)
+    found = _try(model.to("float16"), loading)
+    if found is None:
+        reason = "auto: float16 overflows"
+    elif expected is None:
+        reason = f"auto: {reference} overflows, float16 is not checked"
+    else:
+        count = sum(max(len(sequence) - 1, 0) for sequence in _tried(loading))
         difference = float(np.abs(found - expected).sum()) / max(count, 1)
+        reason = f"auto: float16 differs from {reference} by {difference:.1g} nats per token"
         if difference <= FLOAT16_AGREEMENT:
-            return model
-        logger.info("float16 differs from %s by %.2g nats per token", reference, difference)
-    for dtype in ("bfloat16", "float32"):
+            return model, reason
+    del model
+    logger.info("%s", reason)
+    return first_finite(loading, ("bfloat16", "float32"), reason)
+
+
+def first_finite(loading: Loading, dtypes: Sequence[str], reason: str) -> tuple[CausalModel, str]:
+    """The model in the first dtype in which a few texts are finite.
+
+    Raises:
+        PermanentFailure: there is none.
+    """
+    for dtype in dtypes:
+        if loading.device == "cuda":
+            torch.cuda.empty_cache()
+        model = loading.load(dtype)
+        if _try(model, loading) is not None:
+            return model, reason
         del model
-        torch.cuda.empty_cache()
-        model = _load_verified(folder, dtype, device, sequences, limit)
-        if _try(model, tried, limit) is not None:
-            logger.info("float16 does not do for this model; %s is used", dtype)
-            return model
     raise PermanentFailure("no dtype gives finite log-probabilities; the weights are damaged")
 
 
-def _try(model: CausalModel, tried: Sequence[Sequence[int]], limit: int | None) -> Floats | None:
+def _tried(loading: Loading) -> list[Sequence[int]]:
+    """The texts on which a dtype is tried."""
+    sequences = loading.sequences
+    return [sequences[number] for number in probe_texts(len(sequences), DTYPE_TEXTS)]
+
+
+def _try(model: CausalModel, loading: Loading) -> Floats | None:
     """Log-likelihoods of a few texts; None where they are not finite."""
+    return _finite(model, _tried(loading), loading.limit)
+
+
+def _finite(model: CausalModel, texts: Sequence[Sequence[int]], limit: int | None) -> Floats | None:
     try:
-        return loglik_singly(model, tried, limit)
+        return loglik_singly(model, texts, limit)
     except PermanentFailure:
         return None
 
 
-def _fits(parameters: int, item_bytes: int) -> bool:
-    _, total = torch.cuda.mem_get_info()
-    return parameters * item_bytes < GPU_SHARE * total
+def _fits(loading: Loading, item_bytes: int) -> bool:
+    """Whether weights of this size leave enough room on the GPUs that are visible."""
+    if loading.device == "cpu":
+        return True
+    return loading.parameters * item_bytes < GPU_SHARE * gpu_memory()
+
+
+def gpu_memory() -> int:
+    """Bytes of all visible GPUs together."""
+    return sum(torch.cuda.mem_get_info(index)[1] for index in range(torch.cuda.device_count()))
 
 
 def noise(
@@ -187,8 +295,9 @@ def noise(
     """How far production numbers are from those of a higher precision.
 
     The probe texts are scored again, one at a time, in float64 (a float32 model on a CPU) or
-    float32 (16-bit models), where memory allows; else in the same dtype, which leaves out the
-    error of the dtype. The model is converted in place and of no use afterwards.
+    float32 (16-bit models), where memory allows; else, and for weights that bitsandbytes
+    quantised, in the same dtype, which leaves out the error of the dtype. The model is converted
+    in place and of no use afterwards.
 
     Args:
         model: the model that gave ``loglik``.
@@ -202,10 +311,10 @@ def noise(
         dtype it was compared with.
     """
     dtype = model.dtype
-    reference = _reference(dtype, parameters, model.device.type)
+    reference = _reference(model, parameters)
     exact = None
     if reference != dtype:
-        exact = _try(model.to(reference), sequences, limit)
+        exact = _finite(model.to(reference), sequences, limit)
         if exact is None:
             logger.info("the model does not run in %s; the error bar compares %s", reference, dtype)
             model.to(dtype)
@@ -216,9 +325,12 @@ def noise(
     return {"noise_nats": difference, "noise_reference": reference}
 
 
-def _reference(dtype: str, parameters: int, device: str) -> str:
-    if device == "cuda":
-        return "float32" if _fits(parameters, 4) else dtype
-    if parameters > REFERENCE_PARAMETERS:
-        return dtype
-    return "float64" if dtype == "float32" else "float32"
+def _reference(model: CausalModel, parameters: int) -> str:
+    """The dtype of the second run."""
+    if model.quantized:
+        return model.dtype
+    if model.device.type == "cuda":
+        return "float32" if parameters * 4 < GPU_SHARE * gpu_memory() else model.dtype
+    if parameters > REFERENCE_PARAMETERS.get(model.dtype, 0):
+        return model.dtype
+    return "float64" if model.dtype == "float32" else "float32"

@@ -7,6 +7,7 @@ ordinary model (``scorer_unpack``).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,12 @@ INT8_THRESHOLD = 6.0
 """Activations from this size on keep their column out of int8 (arXiv:2208.07339)."""
 
 
-def arguments(method: str, dtype: str, device: str) -> dict[str, Any]:
+def arguments(method: str, dtype: str) -> dict[str, Any]:
     """Keyword arguments for ``from_pretrained`` that quantise the weights while loading.
 
     Args:
         method: ``int8``, ``nf4`` or ``fp4``.
         dtype: name of the dtype of computations, and of what is not quantised.
-        device: ``cpu`` or ``cuda``; a quantised model is loaded where it stays.
     """
     if method == "int8":
         config = transformers.BitsAndBytesConfig(
@@ -46,7 +46,7 @@ def arguments(method: str, dtype: str, device: str) -> dict[str, Any]:
             bnb_4bit_use_double_quant=False,
             bnb_4bit_quant_storage=torch.uint8,
         )
-    return {"quantization_config": config, "device_map": {"": device}}
+    return {"quantization_config": config}
 
 
 def settings(method: str, dtype: str) -> dict[str, Any]:
@@ -74,7 +74,11 @@ def _packing(folder: Path) -> Packing | None:
 
 
 def load(
-    folder: Path, dtype: str, device: str, quantization: str | None = None
+    folder: Path,
+    dtype: str,
+    device: str,
+    quantization: str | None = None,
+    placing: Mapping[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Load a model that is to be quantised, or is stored quantised.
 
@@ -83,6 +87,7 @@ def load(
         dtype: name of the torch dtype to score in.
         device: ``cpu`` or ``cuda``.
         quantization: ``int8``, ``nf4`` or ``fp4``; None for weights that are stored quantised.
+        placing: arguments of ``from_pretrained`` that spread a large model over several GPUs.
 
     Returns:
         The model on its device and what ``from_pretrained`` tells of the loading: missing,
@@ -104,18 +109,21 @@ def load(
         "trust_remote_code": False,
         "local_files_only": True,
         "output_loading_info": True,
+        # A quantised model is loaded where it stays.
+        "device_map": {"": device},
+        **(placing or {}),
     }
     auto = transformers.AutoModelForCausalLM
     if packing is None:
         if not quantization:
             raise ValueError(f"{folder}: neither stored quantised nor to be quantised")
-        given |= arguments(quantization, dtype, device)
+        given |= arguments(quantization, dtype)
         model, info = auto.from_pretrained(folder, **given)
     elif packing.method == "bitsandbytes":
         config = _bitsandbytes_config(folder, dtype)
-        model, info = auto.from_pretrained(folder, config=config, device_map={"": device}, **given)
+        model, info = auto.from_pretrained(folder, config=config, **given)
     else:
-        return _load_packed(folder, packing, dtype, device, given)
+        return _load_packed(folder, packing, dtype, given)
     _prepare(model)
     return model, info
 
@@ -188,7 +196,7 @@ def dense_config(folder: Path) -> Any:
 
 
 def _load_packed(
-    folder: Path, packing: Packing, dtype: str, device: str, given: dict[str, Any]
+    folder: Path, packing: Packing, dtype: str, given: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """Load GPTQ or AWQ weights as ordinary ones."""
     config = dense_config(folder)
@@ -212,7 +220,7 @@ def _load_packed(
     )
     del given["trust_remote_code"]  # a class of transformers is called, not the one that chooses
     model, info = type(skeleton).from_pretrained(
-        None, config=skeleton.config, state_dict=state, device_map={"": device}, **given
+        None, config=skeleton.config, state_dict=state, **given
     )
     _check_unused(state, packed, info)
     return model, info

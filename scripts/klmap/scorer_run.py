@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,9 @@ import torch
 
 from klmap.errors import PermanentFailure
 from klmap.log import Progress, logger
-from klmap.scorer_model import CausalModel, raise_for_model
+from klmap.scorer_load import raise_for_model
+from klmap.scorer_model import CausalModel
+from klmap.scorer_resume import Checkpoint
 from klmap.tokens import Window, windows
 
 Floats = npt.NDArray[np.float64]
@@ -50,6 +53,11 @@ class Piece:
         """Tokens that go through the model; the last token of a window is only predicted."""
         return self.window.stop - self.window.start - 1
 
+    @property
+    def scored(self) -> int:
+        """Tokens whose log-probability is wanted."""
+        return self.window.stop - self.window.first
+
 
 @dataclass
 class Plan:
@@ -64,6 +72,11 @@ class Plan:
     sequences: Sequence[Sequence[int]]
     pieces: list[Piece]
     offset: npt.NDArray[np.int64]
+
+    @cached_property
+    def ordered(self) -> list[Piece]:
+        """The windows as they are scored: longest first, ties in the order of texts."""
+        return sorted(self.pieces, key=lambda piece: (-piece.length, piece.offset))
 
 
 def make_plan(sequences: Sequence[Sequence[int]], limit: int | None) -> Plan:
@@ -92,12 +105,24 @@ def next_batch(pieces: Sequence[Piece], start: int, budget: int) -> list[Piece]:
 
 
 def score_tokens(
-    model: CausalModel, plan: Plan, budget: int, progress: Progress | None = None
+    model: CausalModel,
+    plan: Plan,
+    budget: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[TokenFloats, int]:
     """Log-probability of every scored token of a text set.
 
     Batches depend on the lengths and the budget alone: longest pieces first, ties in the order
-    of texts. A GPU out of memory halves the budget and goes on with the same batch.
+    of texts. A GPU out of memory halves the budget and goes on with the same batch. On a GPU
+    nothing waits for a result before the next batch is sent, except to save.
+
+    Args:
+        model: loaded and verified.
+        plan: of the text set.
+        budget: padded tokens per batch.
+        progress: told of every batch.
+        checkpoint: where to go on from and to save to.
 
     Returns:
         (T,) nats in the order of texts, in the precision of the head; and the final budget.
@@ -108,14 +133,20 @@ def score_tokens(
     """
     if model.head is None:
         budget = min(budget, max(FALLBACK_LOGITS // model.rows, 1))
-    pieces = sorted(plan.pieces, key=lambda piece: (-piece.length, piece.offset))
+    if model.mixes_batches:
+        budget = 1
+    pieces = plan.ordered
     precision = torch.float64 if model.dtype == "float64" else torch.float32
-    result = torch.zeros(int(plan.offset[-1]), dtype=precision, device=model.device)
-    start = 0
+    result = torch.zeros(int(plan.offset[-1]), dtype=precision, device=model.output_device)
+    start = filled = 0
+    state = checkpoint.state if checkpoint is not None else None
+    if state is not None:
+        start, budget, filled = state.pieces, state.budget, len(state.values)
+        result[:filled] = torch.from_numpy(state.values)
     while start < len(pieces):
         batch = next_batch(pieces, start, budget)
         try:
-            _score_batch(model, plan, batch, result)
+            values = _logprobs(model, plan, batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -125,21 +156,31 @@ def score_tokens(
             continue
         except Exception as error:
             raise_for_model(error, "the model fails on a text")
+        result[filled : filled + len(values)] = values
+        filled += len(values)
         start += len(batch)
         if progress is not None:
             progress.add(sum(piece.length for piece in batch))
-    values: TokenFloats = result.cpu().numpy()
-    return values, budget
+        if checkpoint is not None and checkpoint.due and start < len(pieces):
+            checkpoint.save(start, budget, result[:filled].cpu().numpy())
+    return _in_order_of_texts(plan, result.cpu().numpy()), budget
+
+
+def _in_order_of_texts(plan: Plan, values: TokenFloats) -> TokenFloats:
+    result = np.empty_like(values)
+    filled = 0
+    for piece in plan.ordered:
+        result[piece.offset : piece.offset + piece.scored] = values[filled : filled + piece.scored]
+        filled += piece.scored
+    return result
 
 
 @torch.inference_mode()
-def _score_batch(
-    model: CausalModel, plan: Plan, batch: Sequence[Piece], result: torch.Tensor
-) -> None:
-    """Score the tokens of one batch into their places of ``result``."""
+def _logprobs(model: CausalModel, plan: Plan, batch: Sequence[Piece]) -> torch.Tensor:
+    """Log-probabilities of the tokens that one batch scores, piece after piece."""
     width = batch[0].length
     ids = np.zeros((len(batch), width), np.int64)
-    rows, targets, places = [], [], []
+    rows, targets = [], []
     for number, piece in enumerate(batch):
         window = piece.window
         sequence = np.asarray(plan.sequences[piece.text][window.start : window.stop])
@@ -147,13 +188,17 @@ def _score_batch(
         scored = np.arange(window.first - window.start, len(sequence))
         rows.append(number * width + scored - 1)
         targets.append(sequence[scored])
-        places.append(piece.offset + np.arange(len(scored)))
-    device = model.device
-    result[torch.from_numpy(np.concatenate(places)).to(device)] = model.logprobs(
-        torch.from_numpy(ids).to(device),
-        torch.from_numpy(np.concatenate(rows)).to(device),
-        torch.from_numpy(np.concatenate(targets)).to(device),
+    return model.logprobs(
+        _send(ids, model.device),
+        _send(np.concatenate(rows), model.output_device),
+        _send(np.concatenate(targets), model.output_device),
     )
+
+
+def _send(values: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Copy to the device without waiting for it, from memory that is pinned until it is read."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def text_sums(tokens: TokenFloats, offset: npt.NDArray[np.int64]) -> Floats:

@@ -1,0 +1,114 @@
+"""Load the weights of a causal language model, and sort what can go wrong while a model runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+
+from klmap import scorer_quantized, scorer_stages
+from klmap.cards import context_length
+from klmap.errors import PermanentFailure
+from klmap.log import logger
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+QUANTIZED_BYTES = {"int8": 1.1, "nf4": 0.6, "fp4": 0.6}
+"""Bytes per parameter of quantised weights, with scales and what stays in full precision (own)."""
+
+
+def context_of(folder: Path) -> int | None:
+    """Longest input in tokens of the model in a folder; None without a limit.
+
+    The configuration is read by transformers, which knows what a key that is left out means.
+
+    Raises:
+        PermanentFailure: transformers does not know this type of model, or needs its code.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:
+        raise_for_model(error, "config.json describes no model that transformers knows")
+    return context_length(config.to_dict())
+
+
+def load_weights(
+    folder: Path,
+    dtype: str,
+    device: str,
+    *,
+    parameters: int = 0,
+    quantization: str | None = None,
+) -> Any:
+    """Load a model's weights, refusing anything that was not stored.
+
+    Args:
+        folder: a Hugging Face folder.
+        dtype: name of a torch dtype.
+        device: ``cpu`` or ``cuda``; several GPUs are used where one is too small.
+        parameters: number of parameters, from which the memory is reckoned.
+        quantization: ``int8``, ``nf4`` or ``fp4``; None loads what is stored.
+
+    Raises:
+        PermanentFailure: transformers has no class for it without running its code, weights are
+            missing or of another shape, or the files are damaged.
+        MemoryError: there is not enough memory (transient).
+    """
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    size = QUANTIZED_BYTES.get(quantization or "", DTYPES[dtype].itemsize)
+    placing = scorer_stages.loading_arguments(device, int(parameters * size))
+    try:
+        if quantization or scorer_quantized.stored_method(folder):
+            model, info = scorer_quantized.load(folder, dtype, device, quantization, placing)
+        else:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **placing,
+            )
+    except Exception as error:
+        raise_for_model(error, "the model cannot be loaded")
+    for key in ("missing_keys", "mismatched_keys", "error_msgs"):
+        names = sorted(str(name) for name in info.get(key) or ())
+        if names:
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise PermanentFailure(
+                f"{len(names)} weights are not in the files and would be random ({shown}); "
+                "the checkpoint is incomplete or belongs to another class of model"
+            )
+    if info.get("unexpected_keys"):
+        logger.info("%d stored weights are not used", len(info["unexpected_keys"]))
+    scorer_stages.connect(model)
+    return model.eval()
+
+
+def raise_for_model(error: Exception, what: str) -> NoReturn:
+    """Sort an exception: the machine's troubles as they are, the model's as a permanent failure.
+
+    Raises:
+        PermanentFailure: the model itself is the reason.
+        MemoryError: memory did not suffice.
+        Exception: ``error`` itself, where the machine is the reason.
+    """
+    if isinstance(error, (PermanentFailure, MemoryError, torch.OutOfMemoryError)):
+        raise error
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "allocate memory" in text:
+        raise MemoryError(text) from error
+    machine = isinstance(error, OSError) and error.errno is not None
+    if machine or "CUDA error" in text or "out of memory" in text:
+        raise error
+    raise PermanentFailure(f"{what}: {type(error).__name__}: {text[:500]}") from error
