@@ -147,65 +147,282 @@ def tiny_tokenizer(
     return folder
 
 
-def _config(kind: str, vocabulary: int, overrides: dict[str, Any]) -> Any:
-    """A configuration of two small layers for one model type."""
-    width, heads, layers = 32, 2, 2
-    modern = {
-        "hidden_size": width,
-        "intermediate_size": 2 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
+WIDTH, HEADS, LAYERS = 32, 2, 2
+"""Sizes of the tiny models."""
+
+WINDOW = 24
+"""Tokens that a layer with a sliding window sees; every text of ``sample_texts`` is longer."""
+
+_MODERN: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS,
+    "max_position_embeddings": CONTEXT,
+}
+_GPT: dict[str, Any] = {
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": CONTEXT,
+}
+_HEAD = {"head_dim": WIDTH // HEADS}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH}
+_ROUTED = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": WIDTH,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+_LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
+_MAMBA2 = {
+    "mamba_n_heads": 4,
+    "mamba_d_head": WIDTH // 2,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 32,
+}
+_DELTA = {
+    **_HEAD,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_SLIDING = {
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+
+_SIZES: dict[str, dict[str, Any]] = {
+    "bamba": {**_MODERN, **_MAMBA2, "attn_layer_indices": [1]},
+    "bloom": {"hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS},
+    "codegen": {**_GPT, "n_head": 4, "rotary_dim": 8},
+    "cohere": {**_MODERN, "logit_scale": 0.5},
+    "cohere2": {**_MODERN, **_SLIDING, "logit_scale": 0.5},
+    "deepseek_v2": {**_MODERN, **_ROUTED, **_LATENT, "topk_method": "group_limited_greedy"},
+    "deepseek_v3": {**_MODERN, **_ROUTED, **_LATENT},
+    "ernie4_5_moe": {
+        **_MODERN,
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_num_shared_experts": 1,
+        "moe_intermediate_size": WIDTH,
+    },
+    "exaone4": {**_MODERN, **_SLIDING},
+    "falcon": {**_MODERN, "alibi": True, "new_decoder_architecture": False},
+    "falcon_h1": {
+        **_MODERN,
+        **_MAMBA2,
+        "mamba_d_ssm": 2 * WIDTH,
+        "lm_head_multiplier": 0.5,
+        "embedding_multiplier": 2.0,
+        "key_multiplier": 0.5,
+    },
+    "gemma": {**_MODERN, **_HEAD},
+    "gemma2": {
+        **_MODERN,
+        **_HEAD,
+        **_SLIDING,
+        "final_logit_softcapping": 3.0,
+        "attn_logit_softcapping": 2.0,
+        "query_pre_attn_scalar": 16,
+    },
+    "gemma3_text": {**_MODERN, **_HEAD, **_SLIDING, "query_pre_attn_scalar": 16},
+    "glm": {**_MODERN, **_HEAD},
+    "glm4": {**_MODERN, **_HEAD},
+    "glm4_moe": {**_MODERN, **_HEAD, **_ROUTED, "use_qk_norm": True},
+    "gpt2": _GPT,
+    "gpt_bigcode": _GPT,
+    "gpt_neo": {
+        "hidden_size": WIDTH,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": WINDOW,
         "max_position_embeddings": CONTEXT,
-    }
-    old = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": CONTEXT}
-    special: dict[str, dict[str, Any]] = {
-        "gpt2": old,
-        "gptj": {**old, "rotary_dim": 8},
-        "codegen": {**old, "n_head": 4, "rotary_dim": 8},
-        "gpt_bigcode": old,
-        "gpt_neo": {
-            "hidden_size": width,
-            "num_layers": layers,
-            "num_heads": heads,
-            "attention_types": [[["global", "local"], 1]],
-            "max_position_embeddings": CONTEXT,
-        },
-        "opt": {
-            "hidden_size": width,
-            "word_embed_proj_dim": width // 2,
-            "ffn_dim": 2 * width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "max_position_embeddings": CONTEXT,
-            "dropout": 0.5,
-        },
-        "bloom": {"hidden_size": width, "n_layer": layers, "n_head": heads},
-        "falcon": {**modern, "alibi": True, "new_decoder_architecture": False},
-        "mamba": {"hidden_size": width, "num_hidden_layers": layers, "state_size": 4},
-        "mamba2": {
-            "hidden_size": width,
-            "num_hidden_layers": layers,
-            "num_heads": 2 * heads,
-            "head_dim": width // heads,
-            "state_size": 8,
-            "chunk_size": 32,
-            "n_groups": 1,
-        },
-        "gemma2": {
-            **modern,
-            "head_dim": 16,
-            "final_logit_softcapping": 3.0,
-            "query_pre_attn_scalar": 16,
-        },
-        "gemma": {**modern, "head_dim": 16},
-        "cohere": {**modern, "logit_scale": 0.25},
-        "granite": {**modern, "logits_scaling": 4.0, "embedding_multiplier": 6.0},
-        "mpt": {"d_model": width, "n_heads": heads, "n_layers": layers, "max_seq_len": CONTEXT},
-    }
+    },
+    "gpt_oss": {
+        **_MODERN,
+        **_HEAD,
+        **_SLIDING,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
+    "gptj": {**_GPT, "rotary_dim": 8},
+    "granite": {
+        **_MODERN,
+        "logits_scaling": 2.0,
+        "embedding_multiplier": 6.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.3,
+    },
+    "granitemoe": {**_MODERN, "logits_scaling": 2.0, "num_local_experts": 4},
+    "granitemoehybrid": {
+        **_MODERN,
+        **_MAMBA2,
+        "logits_scaling": 2.0,
+        "layer_types": ["mamba", "attention"],
+        "num_local_experts": 4,
+        "shared_intermediate_size": WIDTH,
+    },
+    "helium": {**_MODERN, **_HEAD},
+    "hunyuan_v1_dense": {**_MODERN, **_HEAD},
+    "hyperclovax": {**_MODERN, "logits_scaling": 0.5, "attention_multiplier": 0.3},
+    "inkling_text": {
+        **_MODERN,
+        **_HEAD,
+        **_ROUTED,
+        "swa_num_attention_heads": HEADS,
+        "swa_num_key_value_heads": HEADS,
+        "swa_head_dim": WIDTH // HEADS,
+        "sliding_window_size": WINDOW,
+        "layer_types": ["hybrid_sliding", "hybrid"],
+        "mlp_layer_types": ["dense", "sparse"],
+        "rel_extent": 64,
+        "logits_mup_width_multiplier": 2.0,
+    },
+    "jamba": {
+        **_MODERN,
+        "num_experts": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 4,
+    },
+    "lfm2": {**_MODERN, "layer_types": ["conv", "full_attention"]},
+    "llama4_text": {
+        **_MODERN,
+        **_HEAD,
+        "intermediate_size_mlp": 2 * WIDTH,
+        "num_local_experts": 4,
+        "attention_chunk_size": 2 * WINDOW,
+        "layer_types": ["chunked_attention", "full_attention"],
+        "no_rope_layers": [1, 0],
+        "floor_scale": 16,
+    },
+    "mamba": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 4},
+    "mamba2": {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_heads": 2 * HEADS,
+        "head_dim": WIDTH // HEADS,
+        "state_size": 8,
+        "chunk_size": 32,
+        "n_groups": 1,
+    },
+    "minicpm3": {**_MODERN, **_LATENT, "dim_model_base": 16},
+    "minimax": {
+        **_MODERN,
+        "num_local_experts": 4,
+        "block_size": 32,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "ministral": {**_MODERN, **_HEAD, **_SLIDING},
+    "mistral": {**_MODERN, "sliding_window": WINDOW},
+    "mixtral": {**_MODERN, "num_local_experts": 4, "sliding_window": WINDOW},
+    "mpt": {"d_model": WIDTH, "n_heads": HEADS, "n_layers": LAYERS, "max_seq_len": CONTEXT},
+    "nemotron_h": {
+        **_MODERN,
+        **_HEAD,
+        "layers_block_type": ["mamba", "attention", "mlp", "moe"],
+        "num_hidden_layers": 4,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 1,
+        "chunk_size": 32,
+        "n_routed_experts": 4,
+        "moe_intermediate_size": WIDTH,
+        "moe_shared_expert_intermediate_size": WIDTH,
+    },
+    "olmo3": {**_MODERN, **_SLIDING},
+    "olmoe": {**_MODERN, "num_experts": 4, "num_experts_per_tok": 2},
+    "openai-gpt": _GPT,
+    "opt": {
+        "hidden_size": WIDTH,
+        "word_embed_proj_dim": WIDTH // 2,
+        "ffn_dim": 2 * WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "max_position_embeddings": CONTEXT,
+        "dropout": 0.5,
+    },
+    "phi3": {**_MODERN, "sliding_window": WINDOW},
+    "phimoe": {**_MODERN, "num_local_experts": 4},
+    "qwen2_moe": {**_MODERN, **_EXPERTS, "shared_expert_intermediate_size": WIDTH},
+    "qwen3": {**_MODERN, **_HEAD},
+    "qwen3_5_text": {**_MODERN, **_DELTA},
+    "qwen3_moe": {**_MODERN, **_HEAD, **_EXPERTS},
+    "qwen3_next": {
+        **_MODERN,
+        **_DELTA,
+        **_EXPERTS,
+        "shared_expert_intermediate_size": WIDTH,
+    },
+    "recurrent_gemma": {
+        **_MODERN,
+        "num_hidden_layers": 3,
+        "attention_window_size": WINDOW,
+        "logits_soft_cap": 3.0,
+    },
+    "rwkv": {"hidden_size": WIDTH, "num_hidden_layers": LAYERS},
+    "seed_oss": {**_MODERN, **_HEAD},
+    "starcoder2": {**_MODERN, "sliding_window": WINDOW},
+    "vaultgemma": {
+        **_MODERN,
+        **_HEAD,
+        **_SLIDING,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 16,
+    },
+    "xglm": {
+        "d_model": WIDTH,
+        "ffn_dim": 2 * WIDTH,
+        "num_layers": LAYERS,
+        "attention_heads": HEADS,
+        "max_position_embeddings": CONTEXT,
+    },
+    "xlstm": {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_heads": HEADS,
+        "chunk_size": 16,
+        "output_logit_soft_cap": 3.0,
+    },
+    "zamba2": {
+        **_MODERN,
+        "layers_block_type": ["linear_attention", "hybrid"],
+        "mamba_d_state": 8,
+        "n_mamba_heads": 4,
+        "chunk_size": 32,
+        "adapter_rank": 8,
+    },
+}
+"""Small configurations by type; types that are not here take the keys of Llama."""
+
+
+def _config(kind: str, vocabulary: int, overrides: dict[str, Any]) -> Any:
+    """A configuration of a few small layers for one model type."""
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
-    values = {**special.get(kind, modern), **ends, "vocab_size": vocabulary, **overrides}
+    values = {**_SIZES.get(kind, _MODERN), **ends, "vocab_size": vocabulary, **overrides}
     return transformers.AutoConfig.for_model(kind, **values)
+
+
+def _others(model: Any) -> Iterator[torch.Tensor]:
+    """Stored tensors of at most one dimension, buffers included."""
+    for tensor in model.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point() and tensor.dim() <= 1:
+            yield tensor
 
 
 def tiny_model(
@@ -216,6 +433,7 @@ def tiny_model(
     tokenizer: str = "bytes",
     vocabulary: int = 512,
     spread: float = 0.3,
+    jitter: float = 0.0,
     dtype: torch.dtype = torch.float32,
     readme: str | None = None,
     template: bool | None = None,
@@ -231,6 +449,8 @@ def tiny_model(
         tokenizer: kind of tokenizer, as in ``tiny_tokenizer``.
         vocabulary: entries of the tokenizer, and rows of the embedding unless overridden.
         spread: standard deviation of the matrices, in which random models differ visibly.
+        jitter: standard deviation of what is added to all other numbers that are stored (biases,
+            norms, attention sinks, ...), most of which begin as zeros or ones.
         dtype: of the stored weights.
         readme: text of the model card, such as front matter with ``base_model``.
         template: passed to ``tiny_tokenizer``.
@@ -246,6 +466,8 @@ def tiny_model(
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.normal_(0.0, spread)
+            for tensor in _others(model) if jitter else ():
+                tensor.add_(torch.randn_like(tensor), alpha=jitter)
     transformers.utils.logging.disable_progress_bar()
     model.to(dtype).save_pretrained(folder)
     if readme is not None:

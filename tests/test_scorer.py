@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -16,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 
-from klmap import cards, hub, scorer, scorer_model, store
+from klmap import cards, scorer, scorer_model, store
 from klmap.config import fingerprint
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.scorer_load import load_weights
@@ -34,104 +32,14 @@ from klmap.scorer_run import (
     text_sums,
 )
 from tests.builders import CONTEXT, sample_texts, tiny_model
+from tests.oracle import ids_of, make_job, oracle, scored
 
 ROOT = Path(__file__).parent.parent
-KINDS = [
-    "gpt2",
-    "llama",
-    "gpt_neox",
-    "opt",
-    "bloom",
-    "falcon",
-    "mamba",
-    "mamba2",
-    "gemma2",
-    "cohere",
-    "granite",
-    "phi",
-    "gptj",
-    "mixtral",
-    "rwkv",
-]
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     prepare("cpu", 1)
-
-
-def make_job(folder: Path, model: Path, texts: Sequence[str] | None = None, **spec: Any) -> Any:
-    """A scoring job for a model folder, with its card, weights and texts made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if texts is None:
-        texts = [text for text, _ in sample_texts(12)]
-    rows = [
-        {"index": number, "text": text, "domain": "all", "n_bytes": len(text.encode())}
-        for number, text in enumerate(texts)
-    ]
-    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "texts.jsonl").write_text(data, encoding="utf-8")
-    sha256 = hashlib.sha256(data.encode()).hexdigest()
-    (folder / "texts.json").write_text(json.dumps({"n": len(rows), "sha256": sha256}))
-    card = hub.resolve_or_explain("demo/tiny", None, model)
-    cards.write_card(folder / "card.json", card)
-    hub.fetch(card, folder / "weights", model)
-    full = {"id": "demo/tiny", "dtype": "auto", "prefix": "default", "overlength": "window", **spec}
-    return scorer.Job(
-        card=folder / "card.json",
-        weights=folder / "weights",
-        texts=folder / "texts.jsonl",
-        manifest=folder / "texts.json",
-        model="demo--tiny",
-        spec=full,
-        output=folder / f"demo--tiny.{fingerprint(full)}.h5",
-        device="cpu",
-    )
-
-
-def scored(job: scorer.Job) -> store.Score:
-    scorer.score(job)
-    return store.read_score(job.output)
-
-
-def oracle(folder: Path, sequences: Sequence[Sequence[int]]) -> list[float]:
-    """Float64, one text at a time, the model's own logits: slow and plain."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, experts_implementation="eager"
-    ).eval()
-    result = []
-    for sequence in sequences:
-        ids = torch.tensor([list(sequence)])
-        with torch.no_grad():
-            logits = model(input_ids=ids, use_cache=False).logits[0].double()
-        logprobs = torch.log_softmax(logits[:-1], dim=-1)
-        chosen = logprobs.gather(1, ids[0, 1:, None])
-        result.append(float(chosen.sum()))
-    return result
-
-
-def ids_of(folder: Path, texts: Sequence[str], front: Sequence[int] = ()) -> list[list[int]]:
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
-    return [[*front, *tokenizer(text, add_special_tokens=False)["input_ids"]] for text in texts]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_equals_the_oracle(tmp_path: Path, kind: str) -> None:
-    model = tiny_model(tmp_path / "model", kind)
-    texts = [text for text, _ in sample_texts(7)]
-    job = make_job(tmp_path, model, texts)
-    result = scored(dataclasses.replace(job, batch_tokens=600))
-    sequences = ids_of(model, texts)
-    assert max(map(len, sequences)) < CONTEXT
-    expected = oracle(model, sequences)
-    np.testing.assert_allclose(result.loglik, expected, atol=1e-3, rtol=0)
-    assert min(expected) < -100, "the texts are long enough to tell right from wrong"
-    assert result.n_scored.tolist() == [len(ids) - 1 for ids in sequences]
-    assert result.attributes["head"] == "own"
-    assert result.attributes["noise_nats"] < 1e-3
-    assert result.attributes["context"] == (
-        -1 if kind in ("mamba", "mamba2", "rwkv", "bloom") else CONTEXT
-    )
 
 
 def test_bos_policy_scores_every_token(tmp_path: Path) -> None:
