@@ -36,17 +36,20 @@ REFERENCE_TEXTS = 6
 """Texts scored in high precision too."""
 
 READING = """\
-"tokens/s" are scored tokens per second of the scoring loop alone, without loading and tokenizing: \
-the median (and range) of {rounds} rounds in which the ways take turns; "of plain loop" is the \
-median of each round's ratio. "first batch" is the time from the start of the process; the whole \
-process of klmap also holds its error bar, for which up to 64 of the texts are scored a second \
-time in higher precision. The machine's speed is that of the faster library in the model's \
-own matrix products at 2 FLOP per parameter and token; attention and the embedding do not count. \
-Memory is the largest resident set. Errors are nats per text against {count} texts in {exact}."""
+- tokens/s: scored tokens per second of the scoring loop alone, without loading and tokenizing; \
+the median (and range) of the rounds, {rounds} in all, in which the ways take turns.
+- of plain loop: the median of the ratios of each round.
+- first batch: seconds from the start of the process. The whole process of klmap also holds its \
+error bar, for which up to 64 of the texts are scored a second time in higher precision.
+- of machine's speed: 2 FLOP per parameter and token beside the fastest library in the model's \
+own matrix products; attention and the embedding do not count as work.
+- memory: the largest resident set of the process.
+- error: nats per text against {count} texts in {exact}.
+"""
 
 LM_EVAL = """\
-lm-eval puts BOS in front and scores every token, as klmap does with `prefix: bos`; its errors are \
-against the same sum. The plain loop and the other lines score all but the first token."""
+- lm-eval puts BOS in front and scores every token, as klmap does with `prefix: bos`; its errors \
+are against the same sum. The other ways score all but the first token of a text."""
 
 
 def say(text: str) -> None:
@@ -186,8 +189,7 @@ def on_cpu(arguments: argparse.Namespace, scratch: Path) -> None:
     print(f"{arguments.threads} threads.\n")
     print(score_report.goals(found))
     print(f"\n{score_report.bare_remark(bare)}\n")
-    print(_reading(arguments, "float64"))
-    print(LM_EVAL)
+    print(_reading(arguments, "float64") + LM_EVAL)
     _print_tables(found)
 
 
@@ -219,7 +221,7 @@ def on_cuda(arguments: argparse.Namespace, scratch: Path) -> None:
         )
     print("\n### On a GPU\n\nMemory is the process's, not the GPU's.\n")
     print("The machine's speed is that of one large square product.", score_report.gpu_goals(found))
-    print(_reading(arguments, "float32"))
+    print("\n" + _reading(arguments, "float32"))
     _print_tables(found)
 
 
@@ -249,7 +251,10 @@ def main() -> None:
         _, cuda = bare_import(new_folder(scratch))
         on_cpu(arguments, scratch)
         if cuda:
-            on_cuda(arguments, scratch)
+            try:
+                on_cuda(arguments, scratch)
+            except (WayFailed, OSError) as error:  # the figures of the CPU stay
+                print(f"\n### On a GPU\n\nThis part failed: {error}")
 
 
 if __name__ == "__main__":

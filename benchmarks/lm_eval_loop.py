@@ -66,7 +66,8 @@ def main() -> None:
         for number, text in enumerate(texts)
     ]
     first_batch = time.monotonic()
-    model._model_call(torch.tensor([model.tok_encode(texts[0])[:WARM_UP_TOKENS]]))
+    warm_up = model.tok_encode(texts[0])[:WARM_UP_TOKENS]
+    model._model_call(torch.tensor([warm_up], device=arguments.device))
     model.first_call = None
     logliks = model.loglikelihood_rolling(requests, disable_tqdm=True)
     end = time.monotonic()

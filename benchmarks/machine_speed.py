@@ -1,9 +1,9 @@
 """How fast this machine multiplies the matrices of one model, by library and dtype.
 
-On a CPU: ``F.linear`` (MKL where torch has it) and oneDNN with plain weights, over all weight
-matrices of the model, each with the number of rows that suits the library best. Wide matrices
-are taken in blocks of outputs, so that fresh memory for a product costs nothing. On a GPU: one
-large square product. Prints a JSON object.
+On a CPU: ``F.linear`` (MKL where torch has it) and oneDNN with plain and with packed weights, over
+all weight matrices of the model, each with the number of rows that suits the library best. Wide
+matrices are taken in blocks of outputs, so that fresh memory for a product costs nothing. On a
+GPU: one large square product. Prints a JSON object.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import argparse
 import functools
 import json
 import math
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -34,18 +34,43 @@ SQUARE = 8192
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
-def products() -> dict[str, Product]:
-    """The libraries this torch offers for ``x @ w.T``."""
-    found: dict[str, Product] = {"F.linear": nn.functional.linear}
+@dataclass(frozen=True)
+class Library:
+    """A way to compute ``x @ w.T``.
+
+    Attributes:
+        product: of rows and a weight.
+        packed: whether the weight is first laid out for the library, outside the clock.
+    """
+
+    product: Product
+    packed: bool = False
+
+    def prepared(self, weight: Tensor, rows: int) -> Tensor:
+        """The weight as the product takes it."""
+        if not self.packed:
+            return weight
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        return packed
+
+
+def onednn(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` by oneDNN, of a plain or a packed weight."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return product
+
+
+def libraries() -> dict[str, Library]:
+    """What this torch offers."""
+    found = {"F.linear": Library(nn.functional.linear)}
     if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        found["oneDNN"] = lambda x, w: torch.ops.mkldnn._linear_pointwise(
-            x, w, None, "none", [], ""
-        )
+        found["oneDNN"] = Library(onednn)
+        found["oneDNN, packed"] = Library(onednn, packed=True)
     return found
 
 
 def seconds_of(call: Callable[[], object], synchronize: Callable[[], object]) -> float:
-    """Median seconds of one call."""
+    """Seconds of the fastest call: what the machine can do, however busy it is at times."""
     call()
     times: list[float] = []
     while len(times) < 3 or sum(times) < SECONDS:
@@ -54,7 +79,7 @@ def seconds_of(call: Callable[[], object], synchronize: Callable[[], object]) ->
         call()
         synchronize()
         times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return min(times)
 
 
 def sweep(product: Product, x: Tensor, blocks: Sequence[Tensor]) -> None:
@@ -63,19 +88,26 @@ def sweep(product: Product, x: Tensor, blocks: Sequence[Tensor]) -> None:
         product(x, block)
 
 
-def cpu_speed(product: Product, shapes: Counter[tuple[int, int]], dtype: torch.dtype) -> float:
-    """FLOP per second over all matrices of a model."""
-    flop = seconds = 0.0
+def cpu_speeds(shapes: Counter[tuple[int, int]], dtype: torch.dtype) -> dict[str, float]:
+    """FLOP per second of each library over all matrices of a model.
+
+    The libraries take turns at every matrix, so that a busy moment of the machine hits all.
+    """
+    flop = 0.0
+    seconds = dict.fromkeys(libraries(), 0.0)
     for (outputs, inputs), count in shapes.items():
         blocks = torch.split(torch.randn(outputs, inputs).to(dtype), BLOCK)
-        per_row = math.inf
+        per_row = dict.fromkeys(seconds, math.inf)
         for rows in ROWS:
             x = torch.randn(rows, inputs).to(dtype)
-            call = functools.partial(sweep, product, x, blocks)
-            per_row = min(per_row, seconds_of(call, lambda: None) / rows)
+            for title, library in libraries().items():
+                weights = [library.prepared(block, rows) for block in blocks]
+                call = functools.partial(sweep, library.product, x, weights)
+                per_row[title] = min(per_row[title], seconds_of(call, lambda: None) / rows)
         flop += 2.0 * outputs * inputs * count
-        seconds += per_row * count
-    return flop / seconds
+        for title in seconds:
+            seconds[title] += per_row[title] * count
+    return {title: flop / found for title, found in seconds.items()}
 
 
 def cuda_speed(dtype: torch.dtype) -> float:
@@ -107,10 +139,7 @@ def main() -> None:
             if arguments.device == "cuda":
                 speeds[name] = {"torch.mm": cuda_speed(dtype)}
             else:
-                speeds[name] = {
-                    library: cpu_speed(product, shapes, dtype)
-                    for library, product in products().items()
-                }
+                speeds[name] = cpu_speeds(shapes, dtype)
     result = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "in_products": sum(a * b * count for (a, b), count in shapes.items()),
