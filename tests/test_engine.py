@@ -19,7 +19,7 @@ from klmap.scorer_precision import Loading, prepare, switches
 from klmap.scorer_products import BLAS, ONEDNN, PackedLinear
 from klmap.scorer_run import loglik_singly, make_plan, score_tokens, text_sums
 from tests.builders import sample_texts, tiny_model
-from tests.test_scorer import ids_of, make_job, scored
+from tests.oracle import ids_of, make_job, scored
 
 
 @pytest.fixture(autouse=True)

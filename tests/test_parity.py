@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from klmap.cards import context_length
+from klmap.scorer_load import load_weights
 from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import prepare
 from klmap.scorer_run import make_plan, score_tokens
@@ -198,25 +198,6 @@ SYNCING: dict[str, tuple[set[str], str]] = {
 }
 """Types that make the host wait in each forward pass, by which operations, and why."""
 
-UNASKED = (
-    "biogpt",
-    "bloom",
-    "falcon",
-    "falcon_mamba",
-    "gpt_oss",
-    "granitemoehybrid",
-    "mamba",
-    "mamba2",
-    "mpt",
-    "openai-gpt",
-    "opt",
-    "rwkv",
-    "xglm",
-    "xlstm",
-)
-"""In all types but these transformers makes position_ids itself and then asks, once for each kind
-of mask, whether they start anew within a row (``masking_utils.find_packed_sequence_indices``)."""
-
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
@@ -287,7 +268,7 @@ def test_texts_are_longer_than_sliding_windows(tmp_path: Path, kind: str) -> Non
 
 
 def plain_model(folder: Path) -> CausalModel:
-    return CausalModel(transformers.AutoModelForCausalLM.from_pretrained(folder).eval())
+    return CausalModel(load_weights(folder, "float32", "cpu"))
 
 
 class Recorder(TorchDispatchMode):
@@ -313,22 +294,14 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_batch_waits_for_nothing_but_what_is_known(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_waits_for_nothing_but_what_is_known(tmp_path: Path, kind: str) -> None:
     model = plain_model(build(tmp_path, kind))
     ids = torch.arange(120).reshape(3, 40)
     model.verify(ids[0].tolist())
     batch = ids, torch.tensor([1, 2, 3, 50, 90]), torch.tensor([1, 2, 3, 4, 5])
     model.logprobs(*batch)  # what is made once and kept is made here
     known, _ = SYNCING.get(kind, (set(), ""))
-    assert waits(model, batch) == known | (set() if kind in UNASKED else {"is_nonzero"})
-    monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", unpacked)
     assert waits(model, batch) == known
-
-
-def unpacked(_: torch.Tensor) -> None:
-    """No row holds more than one text."""
 
 
 def waits(model: CausalModel, batch: tuple[torch.Tensor, ...]) -> set[str]:

@@ -19,7 +19,7 @@ from klmap import scorer, scorer_run
 from klmap.scorer_precision import prepare
 from klmap.scorer_resume import Checkpoint, digest
 from tests.builders import tiny_model
-from tests.test_scorer import make_job
+from tests.oracle import make_job
 
 VOLATILE = {"seconds", "startup_seconds", "tokens_per_second", "peak_memory"}
 BUDGET = 300

@@ -139,7 +139,7 @@ def test_padding_is_irrelevant(loaded: tuple[CausalModel, list[list[int]]]) -> N
 
 
 @pytest.mark.parametrize("rows", [1, 7, 128, 10_000])
-@pytest.mark.parametrize("columns", [3, 100, 511, 10_000])
+@pytest.mark.parametrize("columns", [61, 511, 10_000])
 def test_logits_at_a_time_do_not_matter(
     loaded: tuple[CausalModel, list[list[int]]],
     rows: int,

@@ -65,6 +65,7 @@ def load_weights(
     """
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    transformers.masking_utils.find_packed_sequence_indices = never_packed
     size = QUANTIZED_BYTES.get(quantization or "", DTYPES[dtype].itemsize)
     placing = scorer_stages.loading_arguments(device, int(parameters * size))
     try:
@@ -93,6 +94,14 @@ def load_weights(
         logger.info("%d stored weights are not used", len(info["unexpected_keys"]))
     scorer_stages.connect(model)
     return model.eval()
+
+
+def never_packed(position_ids: torch.Tensor) -> None:
+    """Answer for transformers that no row holds several texts, which would need a mask.
+
+    transformers looks for that in the positions of every batch, for each kind of mask, and so
+    waits for the GPU before the first layer. klmap never packs.
+    """
 
 
 def raise_for_model(error: Exception, what: str) -> NoReturn:
