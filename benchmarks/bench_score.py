@@ -42,7 +42,8 @@ the median (and range) of the rounds, {rounds} in all, in which the ways take tu
 - first batch: seconds from the start of the process. The whole process of klmap also holds its \
 error bar, for which up to 64 of the texts are scored a second time in higher precision.
 - of machine's speed: 2 FLOP per parameter and token beside the fastest library in the model's \
-own matrix products; attention and the embedding do not count as work.
+own matrix products, the better of before and after; attention and the embedding do not count \
+as work.
 - memory: the largest resident set of the process.
 - error: nats per text against {count} texts in {exact}.
 """

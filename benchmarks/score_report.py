@@ -54,9 +54,12 @@ class Comparison:
         return _median([run.rate / plain.rate for run, plain in pairs])
 
     def machine(self, dtype: str) -> float:
-        """FLOP per second of the faster library, mean of before and after; NaN if unknown."""
+        """FLOP per second of the fastest library, before or after; NaN if unknown.
+
+        The larger of both: one that was measured in a busy moment would flatter every way.
+        """
         found = [max(speed["speeds"][dtype].values()) for speed in self.speeds]
-        return statistics.fmean(found) if found else math.nan
+        return max(found, default=math.nan)
 
     def share(self, way: Way) -> float:
         """The part of the machine's speed in matrix products that a way makes use of."""
