@@ -192,6 +192,11 @@ def folder_of(source: str) -> str:
     return str(Path(entry.repository).expanduser()) if entry.is_local else ""
 
 
+def runs_code(source: str) -> bool:
+    """Whether the code of a repository is fetched: one of its models opted in."""
+    return any(CONFIG.by_slug[model].remote_code for model in MODELS_OF[source])
+
+
 def identity_arguments(wildcards: object) -> str:
     """Arguments that tell resolve which model is meant."""
     entry = entry_of(wildcards)
@@ -200,6 +205,7 @@ def identity_arguments(wildcards: object) -> str:
         f"--id {shlex.quote(entry.repository)}",
         f"--revision {shlex.quote(revision)}" if revision else "",
         folder_argument(wildcards),
+        "--remote-code" if runs_code(wildcards.source) else "",
     ]
     return " ".join(part for part in parts if part)
 
@@ -230,19 +236,26 @@ def index_rows(wildcards: object) -> list[str]:
     return rows
 
 
+def source_columns() -> list[str]:
+    """Columns of the table of sources; the last one only where some model opted in to it."""
+    columns = ["source", "id", "revision", "folder"]
+    return columns + ["remote_code"] * any(map(runs_code, MODELS_OF))
+
+
 def source_rows() -> list[str]:
     """One tab-separated line per configured source: what refresh has to ask about."""
-    return [
-        "\t".join(
-            [
-                source,
-                entry.repository,
-                entry.effective_revision or "",
-                folder_of(source),
-            ]
-        )
-        for source, entry in sorted(CONFIG.by_source.items())
-    ]
+    columns = source_columns()
+    rows = []
+    for source, entry in sorted(CONFIG.by_source.items()):
+        cells = {
+            "source": source,
+            "id": entry.repository,
+            "revision": entry.effective_revision or "",
+            "folder": folder_of(source),
+            "remote_code": "true" if runs_code(source) else "",
+        }
+        rows.append("\t".join(cells[column] for column in columns))
+    return rows
 
 
 def figure_names() -> list[str]:

@@ -49,7 +49,7 @@ rule sources:
     params:
         rows=source_rows(),
     run:
-        header = "source\tid\trevision\tfolder"
+        header = "\t".join(source_columns())
         write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
 
 

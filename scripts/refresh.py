@@ -15,7 +15,8 @@ def main() -> None:
         "--index",
         type=Path,
         required=True,
-        help="table with the columns source, id, revision, folder (empty for the Hub)",
+        help="table with the columns source, id, revision, folder (empty for the Hub) and, where "
+        "a model opted in, remote_code",
     )
     parser.add_argument("--cards", type=Path, required=True, help="folder of <source>/card.json")
     arguments = parser.parse_args()

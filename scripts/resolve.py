@@ -15,6 +15,11 @@ def main() -> None:
     parser.add_argument("--revision", help="commit, tag or branch; the default branch without it")
     parser.add_argument("--folder", type=Path, help="local folder that is this model")
     parser.add_argument(
+        "--remote-code",
+        action="store_true",
+        help="the scorer may run the code of the repository: it is needed too",
+    )
+    parser.add_argument(
         "--on-failure",
         choices=("stop", "skip"),
         default="stop",
@@ -23,7 +28,12 @@ def main() -> None:
     parser.add_argument("--card", type=Path, required=True, help="card.json to write")
     arguments = parser.parse_args()
     resolve = hub.resolve if arguments.on_failure == "stop" else hub.resolve_or_explain
-    card = resolve(arguments.id, arguments.revision, arguments.folder)
+    card = resolve(
+        arguments.id,
+        arguments.revision,
+        arguments.folder,
+        remote_code=arguments.remote_code,
+    )
     cards.write_card(arguments.card, card)
     if not card.error:
         log.logger.info(

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from klmap.config import ModelEntry
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json, write_json
 from klmap.quantization import Packing, packing_of
@@ -34,6 +35,9 @@ TOKENIZER_FILES = (
 _VOCABULARY_FILES = tuple(
     name for name in TOKENIZER_FILES if "config" not in name and "_" not in name
 )
+_CODE_FILES = (".py", ".model", ".tiktoken", ".txt", ".vocab", ".bpe")
+"""Endings of code and of the vocabularies that it may read, under names of its own."""
+
 _SAFETENSORS = re.compile(r"model(?:-(\d{5})-of-(\d{5}))?\.safetensors")
 _PICKLED = re.compile(r"pytorch_model(?:-(\d{5})-of-(\d{5}))?\.bin")
 
@@ -62,6 +66,8 @@ RECURRENT = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
 """Model types without a longest input."""
 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+_CODE_CONTEXT_KEYS = ("seq_length", "n_ctx", "max_seq_length", "block_size", "model_max_length")
+"""Names that configurations with code of their own have given to the longest input besides."""
 
 
 @dataclass
@@ -149,12 +155,17 @@ def describe(card: Card, config: Mapping[str, Any]) -> None:
     card.vocabulary = int(vocabulary) if vocabulary is not None else None
 
 
-def context_length(config: Mapping[str, Any]) -> int | None:
-    """The longest input in tokens that a configuration allows; None where there is no limit."""
+def context_length(config: Mapping[str, Any], *, own_code: bool = False) -> int | None:
+    """The longest input in tokens that a configuration allows; None where there is no limit.
+
+    Args:
+        config: the content of config.json.
+        own_code: whether a class of the repository gives its keys their meaning.
+    """
     text = _text_part(config)
     if text.get("model_type") in RECURRENT:
         return None
-    for key in _CONTEXT_KEYS:
+    for key in (*_CONTEXT_KEYS, *(_CODE_CONTEXT_KEYS if own_code else ())):
         value = text.get(key)
         if isinstance(value, int) and value > 0:
             return value
@@ -167,7 +178,7 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return text if isinstance(text, Mapping) else config
 
 
-def needed_files(where: str, names: Iterable[str]) -> list[str]:
+def needed_files(where: str, names: Iterable[str], *, remote_code: bool = False) -> list[str]:
     """The files of a repository or folder that scoring needs, sorted.
 
     Safetensors are preferred to pickled weights; only files at the top count, so that copies in
@@ -176,6 +187,7 @@ def needed_files(where: str, names: Iterable[str]) -> list[str]:
     Args:
         where: the id or folder, for messages.
         names: everything that is there, relative to the top.
+        remote_code: whether the code of the repository may be run, and so is needed too.
 
     Raises:
         PermanentFailure: this is no complete transformers model; the message says what it is.
@@ -186,12 +198,15 @@ def needed_files(where: str, names: Iterable[str]) -> list[str]:
     if "config.json" not in present or not weights:
         raise PermanentFailure(f"{where}: {_what_it_is(present, bool(weights))}")
     tokenizer = tokenizer_files(present)
-    if not set(_VOCABULARY_FILES) & set(tokenizer):
+    # Code may need no vocabulary, or read it from a file of any name.
+    by_code = remote_code and "tokenizer_config.json" in present
+    if not set(_VOCABULARY_FILES) & set(tokenizer) and not by_code:
         raise PermanentFailure(
             f"{where}: no tokenizer (no tokenizer.json, vocab.json or tokenizer.model); copy the "
             "tokenizer's files of the model it was made from into the folder"
         )
-    return sorted(["config.json", *weights, *tokenizer])
+    code = [name for name in present if remote_code and name.endswith(_CODE_FILES)]
+    return sorted({"config.json", *weights, *tokenizer, *code})
 
 
 def tokenizer_files(names: Iterable[str]) -> list[str]:
@@ -243,10 +258,36 @@ def _what_it_is(present: set[str], weights: bool) -> str:
     return "neither config.json nor weights; this is no transformers model"
 
 
-def recognise(where: str, config: Mapping[str, Any]) -> Packing | None:
+def model_code(config: Mapping[str, Any]) -> str | None:
+    """The class of the repository's own code that is its causal language model; None without.
+
+    Such as ``modeling_x.XForCausalLM``, or ``org/repository--modeling_x.XForCausalLM`` where the
+    code is in another repository.
+    """
+    classes = config.get("auto_map")
+    found = classes.get("AutoModelForCausalLM") if isinstance(classes, Mapping) else None
+    return str(found) if found else None
+
+
+def how_to_opt_in(card: Card) -> str:
+    """What to write into config.yaml so that the code of a model is run."""
+    entry = ModelEntry(id=card.id)
+    pin = "" if entry.is_local or entry.is_demo else f" and revision: {card.commit}"
+    return f"read that code and, if you trust it, give the model remote_code: true{pin}"
+
+
+def recognise(
+    where: str, card: Card, config: Mapping[str, Any], *, remote_code: bool = False
+) -> Packing | None:
     """Refuse what config.json already shows to be no causal language model klmap can score.
 
     The scorer has the last word; this saves a download.
+
+    Args:
+        where: the id or folder, for messages.
+        card: of the model, for messages: its id and, on the Hub, its commit.
+        config: the content of config.json.
+        remote_code: whether the code of the repository may be run.
 
     Returns:
         How the stored weights are quantised; None for ordinary weights.
@@ -263,7 +304,16 @@ def recognise(where: str, config: Mapping[str, Any]) -> Packing | None:
             f"{where}: an encoder-decoder ({shown}); klmap scores causal language models, which "
             "give a text a probability without a source text"
         )
+    code = model_code(config)
+    if code and remote_code:
+        return packing_of(where, config)
     if architectures and not any(_has_causal_head(name) for name in architectures):
+        if code:
+            raise PermanentFailure(
+                f"{where}: {shown} is no class of transformers with a causal language-model head, "
+                f"and code of a repository ({code}) is not run without being asked to; "
+                f"{how_to_opt_in(card)}"
+            )
         raise PermanentFailure(
             f"{where}: {shown} has no causal language-model head (an encoder, a classifier, or the "
             "bare body of a model); give the repository of the causal language model itself"

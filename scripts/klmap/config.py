@@ -33,6 +33,8 @@ MODEL_PATTERN = SOURCE_PATTERN + r"(?:\+[A-Za-z0-9._]+)*"
 
 FINGERPRINT_PATTERN = r"[0-9a-f]{12}"
 
+COMMIT_PATTERN = r"[0-9a-f]{40}"
+
 FILE_NAMES = "letters, digits, '.', '_' and '-' are fine, a letter or digit first"
 
 RESERVED_TEXT_NAMES = ("models", "published")
@@ -145,6 +147,10 @@ class ModelEntry(_Strict):
     """Overrides `scoring.prefix` for this model."""
     overlength: Overlength | None = None
     """Overrides `scoring.overlength` for this model."""
+    remote_code: bool = False
+    """Where transformers has no class for the model, run the Python code of its repository, which
+    can do everything that you can on your machine: read it first. A Hub model then needs a
+    `revision` that is a full commit."""
 
     @field_validator("revision", mode="before")
     @classmethod
@@ -294,7 +300,7 @@ class Config(_Strict):
 
     def spec(self, texts: str, entry: ModelEntry) -> dict[str, Any]:
         """The science of one score, and nothing else: what the fingerprint hashes."""
-        return {
+        spec = {
             "id": entry.repository,
             "revision": entry.effective_revision,
             "dtype": entry.dtype or self.scoring.dtype,
@@ -304,6 +310,9 @@ class Config(_Strict):
             "texts": self.texts[texts].recipe(),
             "scorer_version": SCORER_VERSION,
         }
+        # Left out, not None, where it is false: the specs of earlier scores stay as they are, to
+        # the letter, and Snakemake compares letters.
+        return {**spec, "remote_code": True} if entry.remote_code else spec
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:

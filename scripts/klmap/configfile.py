@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from klmap.config import (
+    COMMIT_PATTERN,
     FILE_NAMES,
     NAME_PATTERN,
     RESERVED_TEXT_NAMES,
@@ -185,6 +186,8 @@ def _entry_problem(
             f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "
             f"{FILE_NAMES}: rename the folder or make a link to it"
         )
+    if entry.remote_code and (problem := _code_problem(entry)) is not None:
+        return problem
     first = slugs.setdefault(entry.slug, number)
     if first != number:
         return (
@@ -203,3 +206,21 @@ def _entry_problem(
             f"{entry.source!r}; rename one of the folders or make a link to it"
         )
     return None
+
+
+def _code_problem(entry: ModelEntry) -> str | None:
+    """Why the code of a model may not be run: it has none, or it could change unseen."""
+    if entry.is_demo:
+        return (
+            f"{entry.id!r} is built here and has no code of its own, but there is remote_code: "
+            "true; remove it"
+        )
+    revision = entry.effective_revision
+    if entry.is_local or re.fullmatch(COMMIT_PATTERN, revision or ""):
+        return None
+    found = "there is no revision" if revision is None else f"the revision is {revision!r}"
+    return (
+        f"remote_code: true runs code of {entry.repository!r} and needs revision: to be a full "
+        f"commit, 40 hexadecimal digits, so that the code cannot change; {found}: copy the commit "
+        "from the history of the model's files on the Hub, and read the code there"
+    )

@@ -1,7 +1,8 @@
 """Models where they live: on the Hugging Face Hub, or in a folder of this machine.
 
 ``resolve`` makes a model's card, ``fetch`` puts the files it names into one folder. Neither
-imports torch or transformers, and neither runs code that comes with a model.
+imports torch or transformers, and neither runs code that comes with a model: it is fetched where a
+model opted in, and only the scorer may run it.
 """
 
 from __future__ import annotations
@@ -55,24 +56,38 @@ _ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 _Result = TypeVar("_Result")
 
 
-def resolve(id: str, revision: str | None = None, folder: Path | None = None) -> Card:
+def resolve(
+    id: str,
+    revision: str | None = None,
+    folder: Path | None = None,
+    *,
+    remote_code: bool = False,
+) -> Card:
     """Find out what a model is.
 
     Args:
         id: the configured id.
         revision: the configured revision; the default branch without it.
         folder: a local Hugging Face folder that is this model; the Hub is asked without one.
+        remote_code: whether the scorer may run the code of the repository, so that it is needed
+            like the weights.
 
     Raises:
         PermanentFailure: there is no such model, or it cannot be scored; the message says why.
         KlmapError: the Hub could not be reached or is out of order; try again later.
     """
     card = Card(id=id, revision=revision)
-    _fill(card, folder)
+    _fill(card, folder, remote_code)
     return card
 
 
-def resolve_or_explain(id: str, revision: str | None = None, folder: Path | None = None) -> Card:
+def resolve_or_explain(
+    id: str,
+    revision: str | None = None,
+    folder: Path | None = None,
+    *,
+    remote_code: bool = False,
+) -> Card:
     """As ``resolve``, but a model that cannot be used gets a card whose ``error`` says why.
 
     Raises:
@@ -80,21 +95,21 @@ def resolve_or_explain(id: str, revision: str | None = None, folder: Path | None
     """
     card = Card(id=id, revision=revision)
     try:
-        _fill(card, folder)
+        _fill(card, folder, remote_code)
     except PermanentFailure as failure:
         logger.warning("%s", failure)
         card.error = str(failure)
     return card
 
 
-def _fill(card: Card, folder: Path | None) -> None:
+def _fill(card: Card, folder: Path | None, remote_code: bool) -> None:
     if folder is None:
-        _resolve_hub(card)
+        _resolve_hub(card, remote_code)
     else:
-        _resolve_folder(card, folder)
+        _resolve_folder(card, folder, remote_code)
 
 
-def _resolve_folder(card: Card, folder: Path) -> None:
+def _resolve_folder(card: Card, folder: Path, remote_code: bool) -> None:
     """Fill a card from a local folder."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
@@ -102,10 +117,11 @@ def _resolve_folder(card: Card, folder: Path) -> None:
             f"{card.id}: the folder {folder} {found}; give the folder that holds config.json, or "
             "an id of the Hub (org/name)"
         )
-    names = cards.needed_files(str(folder), [p.name for p in folder.iterdir() if p.is_file()])
+    present = [path.name for path in folder.iterdir() if path.is_file()]
+    names = cards.needed_files(str(folder), present, remote_code=remote_code)
     config = _read_config(folder / "config.json", str(folder))
     cards.describe(card, config)
-    packing = cards.recognise(str(folder), config)
+    packing = cards.recognise(str(folder), card, config, remote_code=remote_code)
     hashes = {name: sha256_of(folder / name) for name in names}
     card.commit = cards.digest(hashes.items())[:40]
     card.tokenizer_sha256 = cards.digest(
@@ -187,7 +203,7 @@ def _text_or_none(value: Any) -> str | None:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value) if value else None
 
 
-def _resolve_hub(card: Card) -> None:
+def _resolve_hub(card: Card, remote_code: bool) -> None:
     """Fill a card from the Hub's answers; of the files only config.json is downloaded."""
     api = HfApi()
     info = _ask(
@@ -199,13 +215,18 @@ def _resolve_hub(card: Card) -> None:
         logger.warning("%s: the Hub calls this model %s now", card.id, info.id)
     if info.sha is None or info.siblings is None:
         raise KlmapError(f"{card.id}: the Hub's answer has no commit or file list; try again")
+    if remote_code and info.sha != card.revision:
+        raise PermanentFailure(
+            f"{card.id}: the revision {card.revision!r} is no commit, and its code could change; "
+            f"with remote_code: true write revision: {info.sha}"
+        )
     card.commit = info.sha
     card.created_at = info.created_at.isoformat() if info.created_at else None
     if info.card_data is not None:
         card.base_model = cards.front_matter_list(info.card_data.base_model)
         card.license = _text_or_none(info.card_data.license)
     present = {file.rfilename: file for file in info.siblings}
-    names = cards.needed_files(card.id, present)
+    names = cards.needed_files(card.id, present, remote_code=remote_code)
     card.files = [{"name": name, "size": int(present[name].size or 0)} for name in names]
     card.bytes = sum(int(present[name].size or 0) for name in cards.weight_files(names))
     card.tokenizer_sha256 = cards.digest(
@@ -219,7 +240,7 @@ def _resolve_hub(card: Card) -> None:
     config = _read_config(Path(path), card.id)
     cards.describe(card, config)
     _set_counts(card, dict(info.safetensors.parameters) if info.safetensors else {}, config)
-    packing = cards.recognise(card.id, config)
+    packing = cards.recognise(card.id, card, config, remote_code=remote_code)
     if packing is not None:
         card.quantization = packing.label
         if info.safetensors:

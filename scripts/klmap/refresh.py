@@ -29,12 +29,14 @@ class Source:
         id: the configured id.
         revision: the configured revision; None for the default branch.
         folder: the local folder that is this model; None for a model of the Hub.
+        remote_code: whether the code of the repository may be run.
     """
 
     name: str
     id: str
     revision: str | None
     folder: Path | None
+    remote_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class News:
 def read_index(path: Path) -> list[Source]:
     """Read the table of sources: source, id, revision, folder; empty cells mean none.
 
+    A column remote_code is there only where some model opted in.
+
     Raises:
         InputError: the table is missing or lacks a column.
     """
@@ -67,6 +71,7 @@ def read_index(path: Path) -> list[Source]:
                 id=row["id"],
                 revision=row["revision"] or None,
                 folder=Path(row["folder"]) if row["folder"] else None,
+                remote_code=row.get("remote_code") == "true",
             )
             for row in rows
         ]
@@ -101,7 +106,9 @@ def _ask_again(source: Source, folder: Path) -> News | None:
     path = folder / source.name / "card.json"
     old = cards.read_card(path)
     try:
-        new = hub.resolve_or_explain(source.id, source.revision, source.folder)
+        new = hub.resolve_or_explain(
+            source.id, source.revision, source.folder, remote_code=source.remote_code
+        )
     except KlmapError as error:
         return News(source.name, "unreachable", str(error))
     if new.error:

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+from huggingface_hub import constants
 
-from klmap import hub, store
+from klmap import hub, scorer_code, store
 from klmap.cards import Card, read_card
 from klmap.config import SCORER_VERSION, fingerprint
 from klmap.errors import InputError, PermanentFailure, UnsupportedHere
@@ -222,9 +223,14 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
             "the original model"
         )
     began = time.monotonic()
-    # Read by the libraries when they are imported: the weights are here, and nothing else is asked.
+    # The weights are here, and nothing else is asked. Libraries read their environment when they
+    # are imported, which huggingface_hub has been.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
     os.environ["RAYON_NUM_THREADS"] = str(job.threads)
+    opted_in = bool(job.spec.get("remote_code"))
+    if opted_in:
+        scorer_code.isolate()
     from klmap import (
         scorer_load,
         scorer_precision,
@@ -235,9 +241,10 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
     )
 
     device = scorer_precision.prepare(job.device, job.threads)
+    remote_code = scorer_code.permit(job.weights, card, opted_in)
     limit = scorer_load.context_of(job.weights)
     encoded = tokens.encode(
-        tokens.load_tokenizer(job.weights),
+        tokens.load_tokenizer(job.weights, remote_code),
         [text.text for text in texts],
         prefix=str(job.spec["prefix"]),
         overlength=str(job.spec["overlength"]),
@@ -296,6 +303,7 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         "dtype": model.dtype,
         "dtype_choice": choice,
         "head": model.head_name,
+        "remote_code": remote_code,
         "precision": scorer_precision.switches(model),
         "context": -1 if limit is None else limit,
         "bos_id": encoded.bos_id,

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import torch
 import transformers
 
-from klmap import scorer_quantized, scorer_stages
+from klmap import scorer_code, scorer_quantized, scorer_stages
 from klmap.cards import context_length
-from klmap.errors import PermanentFailure
+from klmap.errors import PermanentFailure, UnsupportedHere
 from klmap.log import logger
 
 DTYPES = {
@@ -32,13 +32,17 @@ def context_of(folder: Path) -> int | None:
     Raises:
         PermanentFailure: transformers does not know this type of model, or needs its code.
     """
+    own_code = scorer_code.is_permitted(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=own_code, local_files_only=True
         )
     except Exception as error:
         raise_for_model(error, "config.json describes no model that transformers knows")
-    return context_length(config.to_dict())
+    limit = context_length(config.to_dict(), own_code=own_code)
+    if own_code and limit is None:
+        logger.warning("config.json names no longest input: no text is cut into windows")
+    return limit
 
 
 def load_weights(
@@ -67,7 +71,10 @@ def load_weights(
     transformers.utils.logging.set_verbosity_error()
     transformers.masking_utils.find_packed_sequence_indices = never_packed
     size = QUANTIZED_BYTES.get(quantization or "", DTYPES[dtype].itemsize)
-    placing = scorer_stages.loading_arguments(device, int(parameters * size))
+    placing = {
+        **scorer_stages.loading_arguments(device, int(parameters * size)),
+        "trust_remote_code": scorer_code.is_permitted(folder),
+    }
     try:
         if quantization or scorer_quantized.stored_method(folder):
             model, info = scorer_quantized.load(folder, dtype, device, quantization, placing)
@@ -75,7 +82,6 @@ def load_weights(
             model, info = transformers.AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
-                trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
                 **placing,
@@ -109,6 +115,7 @@ def raise_for_model(error: Exception, what: str) -> NoReturn:
 
     Raises:
         PermanentFailure: the model itself is the reason.
+        UnsupportedHere: a package that it needs is missing.
         MemoryError: memory did not suffice.
         Exception: ``error`` itself, where the machine is the reason.
     """
@@ -117,7 +124,12 @@ def raise_for_model(error: Exception, what: str) -> NoReturn:
     text = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "allocate memory" in text:
         raise MemoryError(text) from error
-    machine = isinstance(error, OSError) and error.errno is not None
+    if isinstance(error, ImportError):
+        # Code of a repository may need a package that somebody installs tomorrow.
+        raise UnsupportedHere(f"{what}: {text[:500]}") from error
+    # Code that imports a file its repository lacks is not the machine's fault.
+    lacks_code = isinstance(error, FileNotFoundError) and str(error.filename).endswith(".py")
+    machine = isinstance(error, OSError) and error.errno is not None and not lacks_code
     if machine or "CUDA error" in text or "out of memory" in text:
         raise error
     raise PermanentFailure(f"{what}: {type(error).__name__}: {text[:500]}") from error

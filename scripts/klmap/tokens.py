@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from klmap.errors import InputError, PermanentFailure
+from klmap.errors import InputError, PermanentFailure, UnsupportedHere
 from klmap.files import read_json
 from klmap.log import logger
 from klmap.tokens_engine import Engine, RustEngine, TransformersEngine
@@ -71,32 +71,49 @@ class TextTokenizer:
     eos_id: int | None
 
 
-def load_tokenizer(folder: Path) -> TextTokenizer:
+def load_tokenizer(folder: Path, remote_code: bool = False) -> TextTokenizer:
     """Load the tokenizer of a Hugging Face folder.
 
+    Args:
+        folder: where its files are.
+        remote_code: whether code in the folder may be run; it is where there is no
+            ``tokenizer.json``.
+
     Raises:
-        PermanentFailure: its files are broken, or need code of their own.
+        PermanentFailure: its files are broken, or need code of their own that may not be run.
+        UnsupportedHere: a package that it needs is missing.
     """
     try:
-        return _load(folder)
+        return _load(folder, remote_code)
     except (PermanentFailure, MemoryError):
         raise
     except OSError as error:
-        if error.errno is not None:
+        # Code of a repository may look for a file that is not there; anything else is trouble
+        # of the machine.
+        lacking = remote_code and isinstance(error, FileNotFoundError)
+        if error.errno is not None and not lacking:
             raise
         raise _broken(folder, error) from error
     except InputError as error:
         raise PermanentFailure(str(error)) from None
+    except ImportError as error:
+        raise UnsupportedHere(str(_broken(folder, error))) from error
     except Exception as error:
         raise _broken(folder, error) from error
 
 
 def _broken(folder: Path, error: Exception) -> PermanentFailure:
     text = " ".join(str(error).split())[:300]
+    if "trust_remote_code" in str(error):
+        return PermanentFailure(
+            f"{folder}: the tokenizer is code of the repository, which is run only for a "
+            "model_type that transformers does not know, with remote_code: true; put a "
+            "tokenizer.json into a folder of your own with the model's other files"
+        )
     return PermanentFailure(f"{folder}: the tokenizer cannot be loaded: {text}")
 
 
-def _load(folder: Path) -> TextTokenizer:
+def _load(folder: Path, remote_code: bool) -> TextTokenizer:
     settings = _optional_json(folder / "tokenizer_config.json")
     named = {**_optional_json(folder / "special_tokens_map.json"), **settings}
     config = _optional_json(folder / "config.json")
@@ -106,7 +123,7 @@ def _load(folder: Path) -> TextTokenizer:
         space = bool(settings.get("add_prefix_space")) if name in OBEY_PREFIX_SPACE else None
         engine = RustEngine(folder, settings.get("added_tokens_decoder", {}), space)
     else:
-        engine = TransformersEngine(folder)
+        engine = TransformersEngine(folder, remote_code)
     bos = _special(engine, named, config, "bos")
     eos = _special(engine, named, config, "eos")
     before, after = _affixes(engine, name, settings, bos, eos)

@@ -69,13 +69,18 @@ class RustEngine:
 
 
 class TransformersEngine:
-    """Tokenizers without ``tokenizer.json``: transformers converts or interprets their files."""
+    """Tokenizers without ``tokenizer.json``: transformers converts or interprets their files.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they are.
+        remote_code: whether code in the folder is run, where the tokenizer is such code.
+    """
+
+    def __init__(self, folder: Path, remote_code: bool = False) -> None:
         from transformers import AutoTokenizer  # a second of imports that few models need
 
         self._tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
+            folder, trust_remote_code=remote_code, local_files_only=True
         )
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
