@@ -55,6 +55,11 @@ class Head:
     softcap: float | None
     product: Product = nn.functional.linear
 
+    def on(self, device: torch.device) -> Head:
+        """The head with its weights on a device."""
+        bias = None if self.bias is None else self.bias.to(device)
+        return dataclasses.replace(self, weight=self.weight.to(device), bias=bias)
+
     def columns(self, start: int, stop: int) -> Head:
         """The head for a part of the vocabulary.
 
@@ -142,7 +147,10 @@ class CausalModel:
             scorer_products.unpack(self.model)
             self.products = scorer_products.BLAS
         self.model.to(DTYPES[dtype])
-        self.head = _own_head(self.model) if self.head is not None else None
+        if self.head is not None:
+            device = self.head.weight.device
+            head = _own_head(self.model)
+            self.head = None if head is None else head.on(device)
         return self
 
     @torch.no_grad()
@@ -226,11 +234,14 @@ class CausalModel:
         expected = _upcast(self._logits(ids)[0])
         if self.head is None or not expected.isfinite().all():
             return
-        hidden = self._hidden(ids)[0].to(self.output_device)
+        hidden = self._hidden(ids)[0]
+        # A head tied to the embedding lies on the first of several GPUs, and would keep it waiting
+        # for the last one.
+        self.head = self.head.on(hidden.device)
         found = self.head.columns(0, len(self.head.weight)).logits(hidden)
         difference = math.inf
         if found.shape == expected.shape:
-            difference = float((found - expected).abs().max())
+            difference = float((found - expected.to(found.device)).abs().max())
         if not difference <= self._tolerance(expected):
             logger.info(
                 "the own head differs from the model's by %.2g; the model's logits are used",
