@@ -269,15 +269,21 @@ def model_code(config: Mapping[str, Any]) -> str | None:
     return str(found) if found else None
 
 
-def how_to_opt_in(card: Card) -> str:
+def how_to_opt_in(card: Card | None) -> str:
     """What to write into config.yaml so that the code of a model is run."""
-    entry = ModelEntry(id=card.id)
-    pin = "" if entry.is_local or entry.is_demo else f" and revision: {card.commit}"
+    pin = ""
+    if card is not None:
+        entry = ModelEntry(id=card.id)
+        pin = "" if entry.is_local or entry.is_demo else f" and revision: {card.commit}"
     return f"read that code and, if you trust it, give the model remote_code: true{pin}"
 
 
 def recognise(
-    where: str, card: Card, config: Mapping[str, Any], *, remote_code: bool = False
+    where: str,
+    config: Mapping[str, Any],
+    card: Card | None = None,
+    *,
+    remote_code: bool = False,
 ) -> Packing | None:
     """Refuse what config.json already shows to be no causal language model klmap can score.
 
@@ -285,8 +291,8 @@ def recognise(
 
     Args:
         where: the id or folder, for messages.
-        card: of the model, for messages: its id and, on the Hub, its commit.
         config: the content of config.json.
+        card: of the model, if there is one yet, for its commit in messages.
         remote_code: whether the code of the repository may be run.
 
     Returns:

@@ -121,7 +121,7 @@ def _resolve_folder(card: Card, folder: Path, remote_code: bool) -> None:
     names = cards.needed_files(str(folder), present, remote_code=remote_code)
     config = _read_config(folder / "config.json", str(folder))
     cards.describe(card, config)
-    packing = cards.recognise(str(folder), card, config, remote_code=remote_code)
+    packing = cards.recognise(str(folder), config, card, remote_code=remote_code)
     hashes = {name: sha256_of(folder / name) for name in names}
     card.commit = cards.digest(hashes.items())[:40]
     card.tokenizer_sha256 = cards.digest(
@@ -240,7 +240,7 @@ def _resolve_hub(card: Card, remote_code: bool) -> None:
     config = _read_config(Path(path), card.id)
     cards.describe(card, config)
     _set_counts(card, dict(info.safetensors.parameters) if info.safetensors else {}, config)
-    packing = cards.recognise(card.id, card, config, remote_code=remote_code)
+    packing = cards.recognise(card.id, config, card, remote_code=remote_code)
     if packing is not None:
         card.quantization = packing.label
         if info.safetensors:

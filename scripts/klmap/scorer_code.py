@@ -64,12 +64,19 @@ def permit(folder: Path, card: Card, opted_in: bool) -> bool:
             )
         return False
     code = model_code(config)
+    if code is None and config.get("auto_map"):
+        raise PermanentFailure(
+            f"{folder}: config.json describes no model that transformers knows (model_type "
+            f"{kind!r}), and names no AutoModelForCausalLM in its auto_map; give the repository "
+            "of a causal language model"
+        )
     if code is None:
         return False  # reading the configuration will say what is wrong
     if not opted_in:
         raise PermanentFailure(
-            f"{folder}: transformers does not know the model_type {kind!r}, and code of a "
-            f"repository ({code}) is not run without being asked to; {how_to_opt_in(card)}"
+            f"{folder}: config.json describes no model that transformers knows (model_type "
+            f"{kind!r}), and code of a repository ({code}) is not run without being asked to; "
+            f"{how_to_opt_in(card)}"
         )
     for reference in _references(folder, config):
         if "--" in reference:

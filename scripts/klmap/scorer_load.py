@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from klmap import scorer_code, scorer_quantized, scorer_stages
 from klmap.cards import context_length
@@ -127,6 +128,11 @@ def raise_for_model(error: Exception, what: str) -> NoReturn:
     if isinstance(error, ImportError):
         # Code of a repository may need a package that somebody installs tomorrow.
         raise UnsupportedHere(f"{what}: {text[:500]}") from error
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+        raise PermanentFailure(
+            f"{what}: its code asks the Hub for another file, and nothing is downloaded while a "
+            "model is scored; give a folder that has all files, with code that reads them there"
+        ) from error
     # Code that imports a file its repository lacks is not the machine's fault.
     lacks_code = isinstance(error, FileNotFoundError) and str(error.filename).endswith(".py")
     machine = isinstance(error, OSError) and error.errno is not None and not lacks_code

@@ -93,22 +93,23 @@ def load_tokenizer(folder: Path, remote_code: bool = False) -> TextTokenizer:
         lacking = remote_code and isinstance(error, FileNotFoundError)
         if error.errno is not None and not lacking:
             raise
-        raise _broken(folder, error) from error
+        raise _broken(folder, error, remote_code) from error
     except InputError as error:
         raise PermanentFailure(str(error)) from None
     except ImportError as error:
-        raise UnsupportedHere(str(_broken(folder, error))) from error
+        raise UnsupportedHere(str(_broken(folder, error, remote_code))) from error
     except Exception as error:
-        raise _broken(folder, error) from error
+        raise _broken(folder, error, remote_code) from error
 
 
-def _broken(folder: Path, error: Exception) -> PermanentFailure:
+def _broken(folder: Path, error: Exception, remote_code: bool) -> PermanentFailure:
     text = " ".join(str(error).split())[:300]
-    if "trust_remote_code" in str(error):
+    if not remote_code and "auto_map" in _optional_json(folder / "tokenizer_config.json"):
         return PermanentFailure(
-            f"{folder}: the tokenizer is code of the repository, which is run only for a "
-            "model_type that transformers does not know, with remote_code: true; put a "
-            "tokenizer.json into a folder of your own with the model's other files"
+            f"{folder}: the tokenizer is code of the repository, which is run only with "
+            "remote_code: true and for a model_type that transformers does not know; put a "
+            "tokenizer.json and the model's other files into a folder of your own (without the "
+            f"code: {text})"
         )
     return PermanentFailure(f"{folder}: the tokenizer cannot be loaded: {text}")
 
