@@ -239,7 +239,7 @@ def _print_tables(found: Sequence[score_report.Comparison]) -> None:
 def main() -> None:
     """Parse the arguments, measure, print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     keys = [shape.key for shape in CPU_SHAPES]
     parser.add_argument("--models", nargs="+", choices=keys, default=keys)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,6 @@ from klmap import scorer_products
 from klmap.errors import PermanentFailure
 from klmap.log import logger
 from klmap.scorer_load import DTYPES, raise_for_model
-
-Product = Callable[[Tensor, Tensor], Tensor]
-"""Computes (R, H) times the transpose of (V, H)."""
 
 CUBLAS = "cublas"
 
@@ -46,14 +43,14 @@ class Head:
         bias: (V,) or None.
         scale: factor on the logits.
         softcap: c of ``c * tanh(logits / c)``; None where there is none.
-        product: computes (R, H) times the transpose of (V, H) on a CPU.
+        onednn: whether products are computed by oneDNN, on a CPU.
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float
     softcap: float | None
-    product: Product = nn.functional.linear
+    onednn: bool = False
 
     def on(self, device: torch.device) -> Head:
         """The head with its weights on a device."""
@@ -61,7 +58,7 @@ class Head:
         return dataclasses.replace(self, weight=self.weight.to(device), bias=bias)
 
     def columns(self, start: int, stop: int) -> Head:
-        """The head for a part of the vocabulary.
+        """The head for a part of the vocabulary, ready for many rows.
 
         Sixteen-bit weights are raised to 32 bits on a CPU, where no product of 16-bit numbers
         has a 32-bit result.
@@ -69,6 +66,8 @@ class Head:
         weight = self.weight[start:stop]
         if weight.dtype in SIXTEEN_BITS and not weight.is_cuda:
             weight = weight.float()
+        if self.onednn:
+            weight = scorer_products.packed(weight)
         bias = None if self.bias is None else self.bias[start:stop]
         return dataclasses.replace(self, weight=weight, bias=bias)
 
@@ -77,8 +76,10 @@ class Head:
         hidden = hidden.to(self.weight.dtype)
         if self.weight.dtype in SIXTEEN_BITS:
             logits = torch.mm(hidden, self.weight.T, out_dtype=torch.float32)
+        elif self.onednn:
+            logits = scorer_products.multiply(hidden, self.weight)
         else:
-            logits = self.product(hidden, self.weight)
+            logits = nn.functional.linear(hidden, self.weight)
         if self.bias is not None:
             logits += self.bias
         if self.scale != 1.0:
@@ -168,7 +169,7 @@ class CausalModel:
         scorer_products.pack(self.model)
         self.products = scorer_products.ONEDNN
         if self.head is not None:
-            self.head.product = scorer_products.multiply
+            self.head.onednn = True
         try:
             found = self.logprobs(ids, rows, targets)
             if torch.allclose(found, expected, rtol=0, atol=self._tolerance(expected)):

@@ -33,10 +33,10 @@ DTYPE_TEXTS = 8
 FLOAT16_AGREEMENT = 0.02
 """Nats per token by which float16 may differ from the reference dtype (own)."""
 
-REFERENCE_PARAMETERS = {"float32": 134_000_000, "bfloat16": 2_000_000_000}
-"""Up to this size a model on a CPU is converted to a higher precision for the error bar (own):
-half a gigabyte more for float32, whose error is small anyway; for bfloat16 as much as it takes,
-because there the dtype is the error."""
+REFERENCE_PARAMETERS = {"float32": 64_000_000, "bfloat16": 2_000_000_000}
+"""Up to this size a model on a CPU is converted to a higher precision for the error bar (own): a
+quarter of a gigabyte more for float32, whose error is small anyway; for bfloat16 as much as it
+takes, because there the dtype is the error."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT = 2**25

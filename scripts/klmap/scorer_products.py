@@ -9,6 +9,10 @@ layout instead of at every call.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import mmap
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,14 +36,23 @@ OPERATIONS = 2**28
 
 REPEATS = 5
 
+_PAGE_OUT = 21
+"""MADV_PAGEOUT of Linux."""
+
 ADVANTAGE = 1.2
 """BLAS must be faster by this factor to be taken: the choice should not depend on the noise of a
 short measurement, because the last digits of a score depend on the choice (own)."""
 
 
-def multiply(values: Tensor, weight: Tensor) -> Tensor:
-    """(..., K) times the transpose of (N, K), plain or packed, by oneDNN."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, None, "none", [], "")
+def packed(weight: Tensor) -> Tensor:
+    """(N, K) in the layout in which oneDNN multiplies with it."""
+    result: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
+    return result
+
+
+def multiply(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., K) times the transpose of a packed (N, K), by oneDNN, plus (N,)."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
     return product
 
 
@@ -53,17 +66,15 @@ class PackedLinear(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         # No parameter: nothing that walks over a model's tensors knows this layout.
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(_weight(layer).contiguous(), ROWS)
+        self.weight = packed(_weight(layer))
         self.bias = layer.bias
+        _page_out(layer.weight)
         layer.weight = None
         self._replaced = (layer,)  # in a tuple, so that it is no part of the model
 
     def forward(self, values: Tensor) -> Tensor:
         """(..., K) to (..., N)."""
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(
-            values, self.weight, self.bias, "none", [], ""
-        )
-        return result
+        return multiply(values, self.weight, self.bias)
 
     def restored(self) -> Any:
         """The layer that was replaced, with the numbers it had."""
@@ -91,8 +102,8 @@ def faster(model: Any) -> str:
     weight = weight[: max(OPERATIONS // (2 * ROWS * weight.shape[1]), 1)].contiguous()
     values = torch.full((ROWS, weight.shape[1]), 0.5, dtype=weight.dtype)
     try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        onednn = _seconds(lambda: multiply(values, packed))
+        ready = packed(weight)
+        onednn = _seconds(lambda: multiply(values, ready))
     except (RuntimeError, AttributeError) as error:
         logger.info("oneDNN cannot be used for %s: %s", weight.dtype, str(error).split("\n")[0])
         return BLAS
@@ -137,6 +148,20 @@ def unpack(model: Any) -> None:
     for name, layer in list(model.named_modules()):
         if isinstance(layer, PackedLinear):
             model.set_submodule(name, layer.restored())
+
+
+def _page_out(tensor: Tensor) -> None:
+    """Tell Linux that a tensor's memory is not needed any more.
+
+    Weights that are used as they are stored lie in the mapped file, all of which stays resident as
+    long as any tensor of it is in use. The advice loses nothing: pages come back when read.
+    """
+    page = mmap.PAGESIZE
+    start = -(-tensor.data_ptr() // page) * page
+    length = (tensor.data_ptr() + tensor.nbytes - start) // page * page
+    if sys.platform == "linux" and length > 0:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _PAGE_OUT)
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
