@@ -184,11 +184,15 @@ def test_weights_changed_behind_the_card_are_refused(project):
 def test_prune_lists_first_and_removes_when_asked_again(project):
     project.configure(models=["./models/a"])
     before = project.scores()
+    folder = project.folder / "results/tiny/scores"
+    for score in folder.glob("models--b*.h5"):
+        score.with_suffix(".partial").write_bytes(b"of a job that was killed")
     output = project.run("prune")
     assert "Nothing was removed yet" in output
     assert project.scores() == before
     project.run("prune")
     assert set(project.scores()) == {"models--a"}
+    assert not list(folder.glob("*.partial"))
     assert "nothing to remove" in project.run("prune")
 
 

@@ -10,7 +10,7 @@ from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
 
-_SCORE = re.compile(rf"({MODEL_PATTERN})\.({FINGERPRINT_PATTERN})\.(?:h5|failed\.json)")
+_SCORE = re.compile(rf"({MODEL_PATTERN})\.({FINGERPRINT_PATTERN})\.(?:h5|partial|failed\.json)")
 
 
 def unwanted(index: Path) -> list[Path]:
