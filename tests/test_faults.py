@@ -36,7 +36,7 @@ def spoil(project: Project) -> list[object]:
         "./models/empty",
         "./models/badtok",
         "./models/nan",
-        {"id": "./models/b", "quantization": "int8"},
+        {"id": "./models/b", "dtype": "float16"},
     ]
 
 
@@ -53,7 +53,7 @@ def test_failed_models_are_skipped_and_explained(project):
     assert "weights" in reasons["models--empty"]
     assert "tokenizer" in reasons["models--badtok"]
     assert "finite" in reasons["models--nan"]
-    assert "int8" in reasons["models--b+int8"]
+    assert "float16" in reasons["models--b+float16"]
     names = (project.folder / "results/tiny/models.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[0] for line in names] == ["models--a", "models--b"]
     assert project.planned() == {}
