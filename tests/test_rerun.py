@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -71,17 +72,24 @@ def test_a_second_text_set_leaves_the_first_alone(project):
     assert project.planned() == {"texts": 1, "fetch": 2, "score": 2, **AGGREGATION}
 
 
-def test_a_variant_leaves_the_other_variant_alone(project):
-    variant = {"id": "./models/b", "dtype": "bfloat16"}
-    project.configure(models=["./models/a", "./models/b", variant])
-    assert project.planned() == {"fetch": 1, "score": 1, **AGGREGATION}
+def test_variants_leave_the_other_variant_alone(project):
+    variants = [
+        {"id": "./models/b", "dtype": "bfloat16"},
+        {"id": "./models/b", "quantization": "nf4"},
+    ]
+    project.configure(models=["./models/a", "./models/b", *variants])
+    assert project.planned() == {"fetch": 1, "score": 2, **AGGREGATION}
     before = project.scores()
     project.run("scores")
     after = project.scores()
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {"models--b+bfloat16"}
+    assert set(after) - set(before) == {"models--b+bfloat16", "models--b+nf4"}
+    (quantized,) = (project.folder / "results/tiny/scores").glob("models--b+nf4.*.h5")
+    with h5py.File(quantized) as file:
+        assert file.attrs["quantization"] == "nf4"
+        assert '"block_size": 64' in file.attrs["quantization_settings"]
     assert project.planned() == AGGREGATION
-    assert project.planned("--forcerun", "score")["score"] == 3
+    assert project.planned("--forcerun", "score")["score"] == 4
 
 
 def test_layout_settings_redraw_only(project):

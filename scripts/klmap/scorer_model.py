@@ -147,6 +147,8 @@ class CausalModel:
         if self.products == scorer_products.ONEDNN:
             scorer_products.unpack(self.model)
             self.products = scorer_products.BLAS
+        if self.device.type == "cpu":
+            scorer_products.convert(self.model, DTYPES[dtype])
         self.model.to(DTYPES[dtype])
         if self.head is not None:
             device = self.head.weight.device

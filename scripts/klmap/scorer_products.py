@@ -140,14 +140,34 @@ def pack(model: Any) -> None:
     """
     for name, layer in list(_layers(model)):
         model.set_submodule(name, PackedLinear(layer))
+        _give_back()
 
 
 @torch.no_grad()
 def unpack(model: Any) -> None:
     """Put ordinary layers back."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, PackedLinear):
-            model.set_submodule(name, layer.restored())
+    names = [name for name, layer in model.named_modules() if isinstance(layer, PackedLinear)]
+    for name in names:
+        model.set_submodule(name, model.get_submodule(name).restored())
+        _give_back()
+
+
+@torch.no_grad()
+def convert(model: Any, dtype: torch.dtype) -> None:
+    """Convert the floating-point weights of a model in place, never holding two whole copies."""
+    for parameter in model.parameters():
+        stored = parameter.data
+        if stored.is_floating_point() and stored.dtype != dtype:
+            parameter.data = stored.to(dtype)
+            _page_out(stored)
+            del stored
+            _give_back()
+
+
+def _give_back() -> None:
+    """Return what was just freed to the system, which glibc is told to keep while texts run."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _page_out(tensor: Tensor) -> None:
