@@ -86,8 +86,12 @@ def test_a_model_that_does_not_suit_onednn_stays_as_it_was(
     def broken(*_: Any) -> torch.Tensor:
         raise RuntimeError("could not create a primitive")
 
-    for forward in (wrong, broken):
-        monkeypatch.setattr(PackedLinear, "forward", forward)
+    for owner, name, change in (
+        (PackedLinear, "forward", wrong),
+        (PackedLinear, "forward", broken),
+        (scorer_products, "packed", broken),
+    ):
+        monkeypatch.setattr(owner, name, change)
         model = Loading(folder, "cpu", sequences, 256, products=ONEDNN).load("float32")
         assert (model.products, packed_layers(model)) == (BLAS, 0)
         assert loglik_singly(model, sequences, 256).tolist() == expected.tolist()

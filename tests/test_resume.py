@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from klmap import scorer, scorer_run
+from klmap.errors import PermanentFailure
 from klmap.scorer_precision import prepare
 from klmap.scorer_resume import Checkpoint, digest
 from tests.builders import tiny_model
@@ -189,6 +190,23 @@ def test_checkpoint_goes_on_only_with_the_same_choices(tmp_path: Path) -> None:
     assert Checkpoint(path, {"model": "a"}, 0.0).begin({**how, "products": "blas"}) is None
     assert Checkpoint(path, {"model": "b"}, 0.0).state is None
     assert not Checkpoint(path, {"model": "a"}, 60.0).due
+
+
+def test_a_final_failure_leaves_nothing_to_go_on_from(
+    job: scorer.Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_process(lambda: killed_after_batch(job, 1))
+    assert job.progress.is_file()
+
+    def fails(*_: Any) -> None:
+        raise PermanentFailure("not finite")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer_run, "text_sums", fails)
+        with pytest.raises(PermanentFailure):
+            scorer.score(job)
+    assert job.failure.is_file()
+    assert not job.progress.exists()
 
 
 def test_digest_tells_where_a_text_ends() -> None:

@@ -1,7 +1,7 @@
 """One scoring job: one model, one text set, one file of log-likelihoods.
 
 This module decides whether the job is the one that was asked for, what dtype it runs in, and
-what is written when it ends well or badly. ``tokens`` makes the sequences, ``scorer_model`` loads
+what is written when it ends well or badly. ``tokens`` makes the sequences, ``scorer_load`` loads
 the model, ``scorer_run`` computes.
 """
 
@@ -112,6 +112,8 @@ def score(job: Job) -> None:
         result = _score(job, card, read_texts(job.texts, job.manifest), sha256)
     except PermanentFailure as failure:
         reason = str(failure)
+        if not isinstance(failure, UnsupportedHere):
+            _clean(job)  # whoever tries again starts anew: what was saved may be what is wrong
         if not job.skip_failures:
             if not isinstance(failure, UnsupportedHere):
                 _leave_reason(job, card, sha256, reason)

@@ -1,8 +1,8 @@
-"""Load a causal language model and turn hidden states into log-probabilities, exactly.
+"""Turn the hidden states of a causal language model into log-probabilities, exactly.
 
 Models keep the dtype of their weights up to the logits, and a log-softmax in 16 bits costs up to
-a nat per text. So the body of the model runs as it is, and the head runs here: in row chunks,
-with 32-bit logits, checked once against the model's own.
+a nat per text. So the body of the model runs as it is, and the head runs here: in blocks of 32-bit
+logits, checked once against the model's own.
 """
 
 from __future__ import annotations
@@ -144,9 +144,7 @@ class CausalModel:
 
     def to(self, dtype: str) -> CausalModel:
         """Convert the weights in place; the head follows."""
-        if self.products == scorer_products.ONEDNN:
-            scorer_products.unpack(self.model)
-            self.products = scorer_products.BLAS
+        self.unpack()
         if self.device.type == "cpu":
             scorer_products.convert(self.model, DTYPES[dtype])
         self.model.to(DTYPES[dtype])
@@ -168,18 +166,27 @@ class CausalModel:
         ids = torch.tensor([list(sample)])
         rows, targets = torch.arange(len(sample) - 1), ids[0, 1:]
         expected = self.logprobs(ids, rows, targets)
-        scorer_products.pack(self.model)
         self.products = scorer_products.ONEDNN
-        if self.head is not None:
-            self.head.onednn = True
         try:
+            scorer_products.pack(self.model)
+            if self.head is not None:
+                self.head.onednn = True
             found = self.logprobs(ids, rows, targets)
             if torch.allclose(found, expected, rtol=0, atol=self._tolerance(expected)):
                 return
             logger.info("oneDNN gives other numbers for this model and is not used")
         except (RuntimeError, AttributeError, TypeError) as error:
             logger.info("oneDNN does not suit this model: %s", str(error).split("\n")[0])
-        self.to(self.dtype)
+        self.unpack()
+
+    def unpack(self) -> None:
+        """Compute matrix products with BLAS, on plain weights."""
+        if self.products != scorer_products.ONEDNN:
+            return
+        scorer_products.unpack(self.model)
+        self.products = scorer_products.BLAS
+        if self.head is not None:
+            self.head.onednn = False
 
     def logprobs(self, ids: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
         """Log-probabilities of tokens given all tokens to the left of them.
@@ -241,10 +248,14 @@ class CausalModel:
         # A head tied to the embedding lies on the first of several GPUs, and would keep it waiting
         # for the last one.
         self.head = self.head.on(hidden.device)
-        found = self.head.columns(0, len(self.head.weight)).logits(hidden)
+        expected = expected.to(hidden.device)
         difference = math.inf
-        if found.shape == expected.shape:
-            difference = float((found - expected.to(found.device)).abs().max())
+        if len(self.head.weight) == expected.shape[1]:
+            found = [
+                (self.head.columns(start, stop).logits(hidden) - part).abs().max()
+                for start, stop, part in _parts(expected)
+            ]
+            difference = float(torch.stack(found).max())  # NaN where there is any
         if not difference <= self._tolerance(expected):
             logger.info(
                 "the own head differs from the model's by %.2g; the model's logits are used",
@@ -310,6 +321,12 @@ def logprobs_of(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
 def _split(values: Tensor) -> Iterator[Tensor]:
     """Parts of at most ``CPU_ROWS`` rows."""
     return (values[start : start + CPU_ROWS] for start in range(0, len(values), CPU_ROWS))
+
+
+def _parts(logits: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """Parts of the vocabulary: where they begin and end, and their logits."""
+    for start in range(0, logits.shape[1], CPU_COLUMNS):
+        yield start, start + CPU_COLUMNS, logits[:, start : start + CPU_COLUMNS]
 
 
 def _upcast(logits: Tensor) -> Tensor:

@@ -207,7 +207,8 @@ def load(loading: Loading, wanted: str) -> tuple[CausalModel, str]:
     if loading.device == "cpu":
         return loading.load("float32"), "auto: float32 on a CPU"
     if loading.quantization:
-        return first_finite(loading, ("float16", "bfloat16", "float32"), "auto")
+        tried = ("float16", "bfloat16", "float32")
+        return first_finite(loading, tried, f"auto: the first finite one of {', '.join(tried)}")
     return best(loading)
 
 
@@ -320,6 +321,7 @@ def noise(
             model.to(dtype)
             reference = dtype
     if exact is None:
+        model.unpack()  # on a CPU the other library at least sums in another order
         exact = loglik_singly(model, sequences, limit)
     difference = math.sqrt(float(np.mean((exact - loglik) ** 2)))
     return {"noise_nats": difference, "noise_reference": reference}

@@ -1,10 +1,9 @@
 """Matrix products on a CPU: by the faster of two libraries, on weights laid out for it.
 
 Nearly all the time of a forward pass goes into products with weights. torch hands those in 32
-bits to the BLAS it was built with (MKL on x86), which on AMD processors reaches half of what
-oneDNN does; torch has oneDNN as well and uses it for 16 bits. So both are timed for a moment on a
-weight of the model, and where oneDNN is not slower, the weights are packed once into its own
-layout instead of at every call.
+bits to the BLAS it was built with (MKL on x86), which on AMD processors is slower than oneDNN;
+torch has that as well and uses it for 16 bits. So both are timed for a moment on a weight of the
+model, and where BLAS is not clearly faster, the weights are packed once into the layout of oneDNN.
 """
 
 from __future__ import annotations
