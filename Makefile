@@ -52,8 +52,9 @@ lint: setup ## Check style, types and the workflow.
 bench: setup ## Measure speed and memory; writes docs/benchmarks.md.
 	$(BIN)/python benchmarks/run.py
 
-schema: setup ## Write the JSON schema of config.yaml for editors.
+schema: setup ## Write the JSON schema of config.yaml, and which models transformers loads.
 	$(BIN)/python scripts/schema.py > docs/config.schema.json
+	$(BIN)/python scripts/natives.py
 
 clean: ## Remove results, logs and caches; the virtual environment stays.
 	rm -rf results logs .snakemake report.html .pytest_cache .mypy_cache .ruff_cache
