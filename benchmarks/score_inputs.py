@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from klmap import cards, environment, hub, texts
-from klmap.config import EnvironmentTexts
+from klmap.config_texts import EnvironmentTexts
 
 SMALLEST, LARGEST = 600, 1024
 """Bytes of a text."""

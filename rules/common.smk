@@ -333,6 +333,16 @@ def all_scores(wildcards: object) -> list[str]:
         for texts in CONFIG.texts
         for model in sorted(CONFIG.by_slug)
     ]
+def text_address(wildcards: object, threads: int) -> str:
+    """Argument that tells texts where a file of the web is; none for other sources.
+
+    It takes the threads because Snakemake compares no param that is derived from them: another
+    mirror of the same file must not score every model again.
+    """
+    url = getattr(CONFIG.texts[wildcards.texts], "url", None)
+    return f"--url {shlex.quote(url)}" if url else ""
+
+
 
 
 def score_options() -> str:

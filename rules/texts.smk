@@ -12,6 +12,7 @@ rule texts:
         runtime=240,
     params:
         recipe=text_recipe,
+        address=text_address,
     shell:
-        f"{SCRIPTS}/texts.py --recipe {{params.recipe:q}} "
+        f"{SCRIPTS}/texts.py --recipe {{params.recipe:q}} {{params.address}} "
         "--texts {output.texts} --manifest {output.manifest} > {log} 2>&1"

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from klmap import log, texts
-from klmap.config import TextSet
+from klmap.config_texts import TextSet
 from klmap.errors import InputError
 
 
@@ -17,12 +17,16 @@ def main() -> None:
     """Read the arguments and build the set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", required=True, help="the text set of config.yaml, as JSON")
+    parser.add_argument("--url", help="where the file of a url set is, unless its JSON says so")
     parser.add_argument("--texts", type=Path, required=True, help="texts.jsonl to write")
     parser.add_argument("--manifest", type=Path, required=True, help="texts.json to write")
     arguments = parser.parse_args()
     try:
-        recipe = TypeAdapter(TextSet).validate_python(json.loads(arguments.recipe))
-    except (ValidationError, json.JSONDecodeError) as error:
+        keys = json.loads(arguments.recipe)
+        if arguments.url is not None:
+            keys = {**keys, "url": arguments.url}
+        recipe = TypeAdapter(TextSet).validate_python(keys)
+    except (ValidationError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"--recipe: not a text set of config.yaml: {error}") from None
     texts.build(recipe, arguments.texts, arguments.manifest)
 

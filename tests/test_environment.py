@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from klmap import environment, texts
-from klmap.config import EnvironmentTexts
+from klmap.config_texts import EnvironmentTexts
 from klmap.corpora import Document
 from klmap.environment import Half
 from klmap.files import read_json, sha256_of

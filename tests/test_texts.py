@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from klmap import corpora, texts
-from klmap.config import FileTexts, HubTexts
+from klmap.config_texts import FileTexts, HubTexts
 from klmap.errors import InputError
 from tests.builders import DOMAINS, sample_texts
 

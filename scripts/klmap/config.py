@@ -13,10 +13,11 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from klmap.config_texts import Strict, TextSet
 from klmap.files import canonical
 
 SCORER_VERSION = 1
@@ -45,89 +46,7 @@ Prefix = Literal["default", "bos"]
 Overlength = Literal["window", "truncate", "fail"]
 
 
-class _Strict(BaseModel):
-    """Unknown keys are errors, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class _Texts(_Strict):
-    n: int | None = Field(None, ge=2)
-    """Number of texts; null takes all that the source has."""
-    max_bytes: int = Field(1024, ge=16)
-    """Upper end of a chunk in UTF-8 bytes."""
-    min_bytes: int = Field(256, ge=0)
-    """A chunk must have strictly more UTF-8 bytes than this."""
-    seed: int = 42
-    """Seed of the sample."""
-
-    def recipe(self) -> dict[str, Any]:
-        """What decides which texts come out: the part of the fingerprint that concerns texts."""
-        return self.model_dump(mode="json", exclude_none=True)
-
-
-class EnvironmentTexts(_Texts):
-    """Real text found in the installed Python environment; works offline."""
-
-    source: Literal["environment"]
-    n: int = Field(600, ge=2)
-    """Number of texts, spread evenly over the domains."""
-
-
-class FileTexts(_Texts):
-    """Texts of your own: .jsonl, .parquet, or .txt with one text per line."""
-
-    source: Literal["file"]
-    path: str
-    """The file, relative to the working directory."""
-    text_field: str = Field("text", alias="field")
-    """The field, or column, with the text."""
-    domain_field: str = "domain"
-    """The field with the text's domain; texts without it belong to the domain `all`."""
-    chunk: bool = False
-    """Cut every record into chunks and sample them, instead of taking records as they are."""
-    min_bytes: int = Field(0, ge=0)
-    """A text must have strictly more UTF-8 bytes than this."""
-
-    def recipe(self) -> dict[str, Any]:
-        """Name the field as in config.yaml."""
-        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
-
-
-class HubTexts(_Texts):
-    """A dataset of the Hugging Face Hub, streamed, cut into chunks and sampled."""
-
-    source: Literal["hub"]
-    dataset: str
-    """The dataset's id, for example monology/pile-uncopyrighted."""
-    subset: str | None = None
-    """The dataset's configuration, where it has several."""
-    split: str = "train"
-    """The split to stream."""
-    revision: str | None = None
-    """Commit, tag or branch of the dataset."""
-    text_field: str = Field("text", alias="field")
-    """The field with the document."""
-    domain_field: str | None = None
-    """The field with the domain, nested fields joined by a dot (`meta.pile_set_name`)."""
-    documents: int | None = Field(1_000_000, ge=1)
-    """How many documents to read, in order; null reads the whole split."""
-    n: int = Field(10_000, ge=2)
-    """Number of texts."""
-    pool: int | None = Field(None, ge=2)
-    """Chunks drawn, of which the first n are kept; null draws four times n, as published."""
-
-    def recipe(self) -> dict[str, Any]:
-        """Name the field as in config.yaml."""
-        recipe = self.model_dump(mode="json", exclude_none=True, by_alias=True)
-        # Here null means something: the whole split, not the default number of documents.
-        return {**recipe, "documents": self.documents}
-
-
-TextSet = Annotated[EnvironmentTexts | FileTexts | HubTexts, Field(discriminator="source")]
-
-
-class ModelEntry(_Strict):
+class ModelEntry(Strict):
     """One model of the map. A plain string in `models` is an entry with this id alone."""
 
     id: str = Field(min_length=1)
@@ -198,7 +117,7 @@ class ModelEntry(_Strict):
         return "+".join([self.source, *(part for part in variant if part is not None)])
 
 
-class Scoring(_Strict):
+class Scoring(Strict):
     """How log-likelihoods are computed, unless a model says otherwise."""
 
     dtype: Dtype = "auto"
@@ -213,7 +132,7 @@ class Scoring(_Strict):
     """Also store the log-probability of every token."""
 
 
-class Map(_Strict):
+class Map(Strict):
     """Settings of the layout, the distances and the figures."""
 
     method: Literal["tsne", "pca"] = "tsne"
@@ -239,7 +158,7 @@ class Map(_Strict):
     """Up to this many models all pairs are stored, above it only the neighbours."""
 
 
-class Hardware(_Strict):
+class Hardware(Strict):
     """What the machines offer. Never part of a fingerprint."""
 
     gpu_memory_gb: float = Field(80, gt=0)
@@ -254,11 +173,11 @@ class Hardware(_Strict):
     """Tokens per batch; null chooses by device."""
 
 
-class Analyses(_Strict):
+class Analyses(Strict):
     """Analyses beyond the map, each off until named."""
 
 
-class Config(_Strict):
+class Config(Strict):
     """The whole of config.yaml."""
 
     results: str = Field("results", pattern=r"^[A-Za-z0-9._/~-]+$")

@@ -17,22 +17,24 @@ from klmap.config import (
     SOURCE_PATTERN,
     Analyses,
     Config,
-    EnvironmentTexts,
-    FileTexts,
     Hardware,
-    HubTexts,
     Map,
     ModelEntry,
     Scoring,
 )
+from klmap.config_texts import EnvironmentTexts, FileTexts, HubTexts, UrlTexts
 from klmap.errors import ConfigError
 from klmap.places import Places, read_model_file, shown
 
 TEXT_SOURCES: dict[str, type[BaseModel]] = {
     "environment": EnvironmentTexts,
     "file": FileTexts,
+    "url": UrlTexts,
     "hub": HubTexts,
 }
+
+HOW_TO_GET = {"sha256": "`sha256sum FILE` prints it for a copy of the file that you have checked"}
+"""What to do about a required key, where its name does not say it."""
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "scoring": Scoring,
@@ -114,7 +116,7 @@ def _describe(
         known = _known_keys(location, prepared)
         text = f"unknown key; {known}"
     elif kind == "missing":
-        text = "missing; this key is required"
+        text = f"missing; {HOW_TO_GET.get(str(location[-1]), 'this key is required')}"
     elif kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         allowed = allowed.replace("'", "").replace(" or ", ", ")
@@ -124,9 +126,11 @@ def _describe(
         text = f"{shown(tag)} is not one of {allowed}"
     elif kind == "union_tag_not_found":
         location = [*location, "source"]
-        text = "missing; say source: environment, file or hub"
+        text = "missing; say source: environment, file, url or hub"
     elif kind == "string_pattern_mismatch":
         text = f"{shown(value)} holds a character that file names here may not have; {FILE_NAMES}"
+    elif kind == "value_error":
+        text = str(context["error"])
     elif kind in ("too_short", "string_too_short"):
         text = "is empty; give at least one"
     else:

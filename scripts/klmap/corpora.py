@@ -1,4 +1,4 @@
-"""Where texts come from: files and datasets of the Hugging Face Hub, read document by document.
+"""Where texts come from: files, here or on the web, and datasets of the Hub, read one by one.
 
 Every source yields ``Document`` objects lazily, so no text is held in memory (only the indices
 that the records of a file may bear), and names the place (``file:line``) of whatever it cannot use.
@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from klmap.config import FileTexts, HubTexts
+from klmap.config_texts import FileTexts, HubTexts, RecordTexts, UrlTexts
 from klmap.errors import InputError
 
 DEFAULT_DOMAIN = "all"
@@ -27,7 +27,8 @@ class Document:
     Attributes:
         text: the text.
         domain: what kind of text it is.
-        origin: where it was found: ``file:line``, a dataset's row, a file of a distribution.
+        origin: where it was found: ``file:line``, a dataset's row, a file of a distribution. It is
+            written to the set, so it names nothing that may differ while the texts are the same.
     """
 
     text: str
@@ -46,14 +47,43 @@ def file_documents(recipe: FileTexts) -> Iterator[Document]:
             text, repeats an index or is too short; the message names the file and the line.
     """
     path = Path(recipe.path)
-    readers = {".jsonl": _json_lines, ".parquet": _parquet_rows, ".txt": _text_lines}
-    if path.suffix not in readers:
+    kind = path.suffix.removeprefix(".")
+    if kind not in _READERS:
         raise InputError(f"{path}: texts come as .jsonl, .parquet or .txt, not {path.suffix!r}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; texts.path is relative to the working directory")
+    return _records(path, kind, recipe, str(path), str(path))
+
+
+def url_documents(recipe: UrlTexts, target: Path) -> Iterator[Document]:
+    """The records of a file of the web, in file order; it is fetched first, as a whole.
+
+    Their origin names the file by its hash, so that a set from another mirror is the same set.
+
+    Args:
+        recipe: address and hash of the file, and how to read it.
+        target: where to put the file; whoever calls removes it, also after an error.
+
+    Raises:
+        InputError: as for a file, with the address in the message; no such file, or another one.
+        KlmapError: the server or the network failed too often.
+    """
+    # Scoring reads texts as well, in an environment without the network library.
+    from klmap import webfile
+
+    webfile.download(recipe.url, recipe.sha256, target)
+    name = f"{recipe.sha256[:12]}.{recipe.format}"
+    return _records(target, str(recipe.format), recipe, webfile.shown(recipe.url), name)
+
+
+def _records(
+    path: Path, kind: str, recipe: RecordTexts, shown: str, name: str
+) -> Iterator[Document]:
+    """The checked records of a file, which is ``shown`` in messages and ``name`` in origins."""
     indices: dict[int, str] = {}
-    place = ""
-    for place, record in readers[path.suffix](path, recipe):
+    number = 0
+    for number, record in _READERS[kind](path, shown, recipe):
+        place = f"{shown}:{number}"
         _check_index(record, place, indices)
         text = _text(record, recipe.text_field, place)
         if not recipe.chunk and len(text.encode()) <= recipe.min_bytes:
@@ -61,9 +91,9 @@ def file_documents(recipe: FileTexts) -> Iterator[Document]:
                 f"{place}: the text has {len(text.encode())} UTF-8 bytes and must have more than "
                 f"min_bytes: {recipe.min_bytes}; remove the record or lower min_bytes"
             )
-        yield Document(text, _domain(record, recipe.domain_field, place), place)
-    if not place:
-        raise InputError(f"{path}: empty; expected one text per line or row")
+        yield Document(text, _domain(record, recipe.domain_field, place), f"{name}:{number}")
+    if not number:
+        raise InputError(f"{shown}: empty; expected one text per line or row")
 
 
 def hub_documents(recipe: HubTexts) -> Iterator[Document]:
@@ -94,38 +124,43 @@ def hub_documents(recipe: HubTexts) -> Iterator[Document]:
         ) from error
 
 
-def _json_lines(path: Path, _: FileTexts) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for place, line in _lines(path):
+_Rows = Iterator[tuple[int, Mapping[str, Any]]]
+"""Records of a file, each with the number of its line or row."""
+
+
+def _json_lines(path: Path, shown: str, _: RecordTexts) -> _Rows:
+    for number, line in _lines(path, shown):
+        place = f"{shown}:{number}"
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: not valid JSON ({error}); one object per line") from None
         if not isinstance(record, dict):
             raise InputError(f"{place}: expected a JSON object, found {type(record).__name__}")
-        yield place, record
+        yield number, record
 
 
-def _text_lines(path: Path, recipe: FileTexts) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for place, line in _lines(path):
-        yield place, {recipe.text_field: line}
+def _text_lines(path: Path, shown: str, recipe: RecordTexts) -> _Rows:
+    for number, line in _lines(path, shown):
+        yield number, {recipe.text_field: line}
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a UTF-8 file that hold anything, with their places."""
+def _lines(path: Path, shown: str) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file that hold anything, with their numbers."""
     with path.open("rb") as file:
         for number, data in enumerate(file, start=1):
-            place = f"{path}:{number}"
             try:
                 line = data.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"{place}: not UTF-8 ({error.reason} at byte {error.start}); convert the file"
+                    f"{shown}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert "
+                    "the file"
                 ) from None
             if line.strip():
-                yield place, line
+                yield number, line
 
 
-def _parquet_rows(path: Path, recipe: FileTexts) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path, shown: str, recipe: RecordTexts) -> _Rows:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -136,14 +171,17 @@ def _parquet_rows(path: Path, recipe: FileTexts) -> Iterator[tuple[str, Mapping[
         wanted = {*fields, *(field.partition(".")[0] for field in fields)}
         if recipe.text_field.partition(".")[0] not in names and recipe.text_field not in names:
             # Row by row, only the columns read would be listed, not those that could be meant.
-            _text(dict.fromkeys(names), recipe.text_field, f"{path}:1")
+            _text(dict.fromkeys(names), recipe.text_field, f"{shown}:1")
         number = 0
         for batch in file.iter_batches(1024, columns=[name for name in names if name in wanted]):
             for record in batch.to_pylist():
                 number += 1
-                yield f"{path}:{number}", record
+                yield number, record
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({error})") from None
+        raise InputError(f"{shown}: not a readable parquet file ({error})") from None
+
+
+_READERS = {"jsonl": _json_lines, "parquet": _parquet_rows, "txt": _text_lines}
 
 
 def _check_index(record: Mapping[str, Any], place: str, indices: dict[int, str]) -> None:

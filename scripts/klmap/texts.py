@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from klmap import environment
-from klmap.config import EnvironmentTexts, FileTexts, HubTexts
-from klmap.corpora import Document, file_documents, hub_documents
+from klmap.config_texts import EnvironmentTexts, HubTexts, RecordTexts, TextSet, UrlTexts
+from klmap.corpora import Document, file_documents, hub_documents, url_documents
 from klmap.errors import InputError
 from klmap.files import atomic, read_json, write_json
 from klmap.log import logger
 
 POOL_FACTOR = 4
 """Chunks drawn per text kept: the published set draws 40,000 and keeps the first 10,000."""
-
-Recipe = EnvironmentTexts | FileTexts | HubTexts
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Text:
     n_bytes: int
 
 
-def build(recipe: Recipe, texts: Path, manifest: Path) -> None:
+def build(recipe: TextSet, texts: Path, manifest: Path) -> None:
     """Make a text set: ``texts`` first, then the manifest that vouches for it.
 
     Args:
@@ -57,15 +55,18 @@ def build(recipe: Recipe, texts: Path, manifest: Path) -> None:
 
     Raises:
         InputError: the source is broken, or has fewer texts than asked for, or fewer than two.
+        KlmapError: the network failed; another time may do better.
     """
     with atomic(texts) as output:
         spool = output.with_name(f"{output.name}.spool")
+        download = output.with_name(f"{output.name}.download")
         try:
-            spooled = _spool(_pieces(recipe), spool, isinstance(recipe, EnvironmentTexts))
+            spooled = _spool(_pieces(recipe, download), spool, isinstance(recipe, EnvironmentTexts))
             positions = _draw(recipe, spooled)
             counts, sizes = _write(spool, positions, output)
         finally:
             spool.unlink(missing_ok=True)
+            download.unlink(missing_ok=True)
         with output.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     content: dict[str, Any] = {
@@ -207,17 +208,22 @@ class _Spooled:
     positions: dict[str, list[int]]
 
 
-def _documents(recipe: Recipe) -> Iterator[Document]:
+def _documents(recipe: TextSet, download: Path) -> Iterator[Document]:
     """The one place that knows which source a recipe means."""
     if isinstance(recipe, EnvironmentTexts):
         return environment.documents("score")
-    return file_documents(recipe) if isinstance(recipe, FileTexts) else hub_documents(recipe)
+    if isinstance(recipe, UrlTexts):
+        return url_documents(recipe, download)
+    return hub_documents(recipe) if isinstance(recipe, HubTexts) else file_documents(recipe)
 
 
-def _pieces(recipe: Recipe) -> Iterator[Document]:
-    """What the sample is drawn from: chunks, or whole records of a file."""
-    whole = isinstance(recipe, FileTexts) and not recipe.chunk
-    for document in _documents(recipe):
+def _pieces(recipe: TextSet, download: Path) -> Iterator[Document]:
+    """What the sample is drawn from: chunks, or whole records of a file.
+
+    A file of the web waits at ``download`` while it is read.
+    """
+    whole = isinstance(recipe, RecordTexts) and not recipe.chunk
+    for document in _documents(recipe, download):
         if whole:
             yield document
             continue
@@ -237,7 +243,7 @@ def _spool(pieces: Iterable[Document], spool: Path, by_domain: bool) -> _Spooled
     return spooled
 
 
-def _draw(recipe: Recipe, spooled: _Spooled) -> list[int]:
+def _draw(recipe: TextSet, spooled: _Spooled) -> list[int]:
     """The positions of the texts, in the order in which they shall stand."""
     count = spooled.total
     n = count if recipe.n is None else recipe.n
@@ -257,7 +263,7 @@ def _draw(recipe: Recipe, spooled: _Spooled) -> list[int]:
         return balanced_positions(list(spooled.positions.values()), n, recipe.seed)
     pool = recipe.pool if isinstance(recipe, HubTexts) else None
     positions = sample_positions(count, n, pool, recipe.seed)
-    whole = isinstance(recipe, FileTexts) and not recipe.chunk
+    whole = isinstance(recipe, RecordTexts) and not recipe.chunk
     return sorted(positions) if whole else positions
 
 

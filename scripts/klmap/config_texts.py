@@ -1,0 +1,175 @@
+"""The text sets of config.yaml: every source of texts, its keys and their checks.
+
+Each class documents its keys as ``klmap.config`` does. ``recipe`` of a set is what its scores'
+fingerprints hash, so it holds what decides the texts and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+SHA256_PATTERN = r"[0-9a-fA-F]{64}"
+
+_PACKED = ("gz", "zst", "bz2", "xz", "lz4", "zip", "tar", "tgz", "7z")
+"""Endings of files that would have to be unpacked first."""
+
+
+class Strict(BaseModel):
+    """A section of config.yaml: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class _Texts(Strict):
+    n: int | None = Field(None, ge=2)
+    """Number of texts; null takes all that the source has."""
+    max_bytes: int = Field(1024, ge=16)
+    """Upper end of a chunk in UTF-8 bytes."""
+    min_bytes: int = Field(256, ge=0)
+    """A chunk must have strictly more UTF-8 bytes than this."""
+    seed: int = 42
+    """Seed of the sample."""
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides which texts come out: the part of the fingerprint that concerns texts."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class EnvironmentTexts(_Texts):
+    """Real text found in the installed Python environment; works offline."""
+
+    source: Literal["environment"]
+    n: int = Field(600, ge=2)
+    """Number of texts, spread evenly over the domains."""
+
+
+class RecordTexts(_Texts):
+    """What texts that come as one file have in common, wherever the file is."""
+
+    text_field: str = Field("text", alias="field")
+    """The field, or column, with the text."""
+    domain_field: str = "domain"
+    """The field with the text's domain; texts without it belong to the domain `all`."""
+    chunk: bool = False
+    """Cut every record into chunks and sample them, instead of taking records as they are."""
+    min_bytes: int = Field(0, ge=0)
+    """A text must have strictly more UTF-8 bytes than this."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Name the field as in config.yaml."""
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
+
+
+class FileTexts(RecordTexts):
+    """Texts of your own: .jsonl, .parquet, or .txt with one text per line."""
+
+    source: Literal["file"]
+    path: str
+    """The file, relative to the working directory."""
+
+
+class UrlTexts(RecordTexts):
+    """One file of the web, known by its hash: .jsonl, .parquet, or .txt with one text per line."""
+
+    source: Literal["url"]
+    url: str
+    """Where the file is, http:// or https://. Another address of the same file changes no score."""
+    sha256: str = Field(json_schema_extra={"pattern": f"^{SHA256_PATTERN}$"})
+    """The file's SHA-256, 64 hexadecimal digits, as `sha256sum FILE` prints it."""
+    format: Literal["jsonl", "parquet", "txt"] | None = Field(None, validate_default=True)
+    """What kind of file it is; null goes by the ending of the URL's path."""
+
+    @field_validator("url")
+    @classmethod
+    def _public_address(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            raise ValueError(f"{url!r} is a file of this machine; use source: file with path:")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is no address of a file; it begins with https:// or http://")
+        if "@" in parts.netloc:
+            raise ValueError(
+                f"the address at {parts.hostname} holds a user name or a password, which would "
+                "show in logs; download the file and use source: file"
+            )
+        if (ending := _ending(url)) in _PACKED:
+            raise ValueError(
+                f"{url!r} is packed (.{ending}), which is not read here; give the address of the "
+                "plain file, or download and unpack it and use source: file"
+            )
+        return url
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _lower_case_hash(cls, value: Any) -> Any:
+        if isinstance(value, int):
+            raise ValueError(f"{value!r} was read as a number; put the 64 digits in quotes")
+        if isinstance(value, str) and not re.fullmatch(SHA256_PATTERN, value):
+            raise ValueError(
+                f"{value[:80]!r} is not 64 hexadecimal digits; `sha256sum FILE` prints them"
+            )
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _format_by_ending(cls, value: Any, info: ValidationInfo) -> Any:
+        url = info.data.get("url")
+        if value is not None or url is None:
+            return value
+        if (ending := _ending(url)) not in ("jsonl", "parquet", "txt"):
+            raise ValueError(
+                f"the path of {url!r} does not end in .jsonl, .parquet or .txt; say which of them "
+                "the file is, such as format: jsonl"
+            )
+        return ending
+
+    def recipe(self) -> dict[str, Any]:
+        """The hash stands for the file: where the same bytes are kept decides nothing."""
+        recipe = super().recipe()
+        del recipe["url"]
+        return recipe
+
+
+class HubTexts(_Texts):
+    """A dataset of the Hugging Face Hub, streamed, cut into chunks and sampled."""
+
+    source: Literal["hub"]
+    dataset: str
+    """The dataset's id, for example monology/pile-uncopyrighted."""
+    subset: str | None = None
+    """The dataset's configuration, where it has several."""
+    split: str = "train"
+    """The split to stream."""
+    revision: str | None = None
+    """Commit, tag or branch of the dataset."""
+    text_field: str = Field("text", alias="field")
+    """The field with the document."""
+    domain_field: str | None = None
+    """The field with the domain, nested fields joined by a dot (`meta.pile_set_name`)."""
+    documents: int | None = Field(1_000_000, ge=1)
+    """How many documents to read, in order; null reads the whole split."""
+    n: int = Field(10_000, ge=2)
+    """Number of texts."""
+    pool: int | None = Field(None, ge=2)
+    """Chunks drawn, of which the first n are kept; null draws four times n, as published."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Name the field as in config.yaml."""
+        recipe = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        # Here null means something: the whole split, not the default number of documents.
+        return {**recipe, "documents": self.documents}
+
+
+TextSet = Annotated[
+    EnvironmentTexts | FileTexts | UrlTexts | HubTexts, Field(discriminator="source")
+]
+
+
+def _ending(url: str) -> str:
+    """The ending of a URL's path, without the dot and in small letters."""
+    return PurePosixPath(unquote(urlsplit(url).path)).suffix.removeprefix(".").lower()
