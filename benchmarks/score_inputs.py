@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from klmap import cards, environment, hub, texts
+from klmap import cards, environment, fetch, resolve, texts
 from klmap.config_texts import EnvironmentTexts
 
 SMALLEST, LARGEST = 600, 1024
@@ -99,9 +99,9 @@ def write_model(folder: Path, shape: Shape) -> None:
     model.mkdir()
     write_weights(model, shape)
     write_tokenizer(model, min(shape.vocabulary, TRAINED_ENTRIES))
-    card = hub.resolve_or_explain("bench/model", None, model)
+    card = resolve.resolve_or_explain("bench/model", None, model)
     cards.write_card(folder / "card.json", card)
-    hub.fetch(card, folder / "weights", model)
+    fetch.fetch(card, folder / "weights", model)
 
 
 def main() -> None:

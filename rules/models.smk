@@ -1,6 +1,4 @@
 localrules:
-    resolve,
-    fetch,
     sources,
     refresh,
 
@@ -13,13 +11,18 @@ rule resolve:
         f"{RESULTS}/models/{{source}}/card.json",
     log:
         "logs/resolve/{source}.log",
+    priority: lambda wildcards: turn(wildcards.source, 2)
+    localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
     params:
         model=identity_arguments,
     shell:
-        f"{SCRIPTS}/resolve.py {{params.model}} "
-        f"--on-failure {CONFIG.on_model_failure} --card {{output}} > {{log}} 2>&1"
+        f"{SCRIPTS}/resolve.py {{params.model}} {RESOLVE_OPTIONS} "
+        "--card {output} > {log} 2>&1"
 
 
 rule fetch:
@@ -31,13 +34,21 @@ rule fetch:
         temp(directory(f"{RESULTS}/models/{{source}}/weights")),
     log:
         "logs/fetch/{source}.log",
+    priority: lambda wildcards: turn(wildcards.source, 0)
+    localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
+    threads: fetch_threads
+    resources:
+        downloads=1,
+        place=fetch_place,
+        mem_mb=2000,
+        runtime=1440,
     params:
         folder=folder_argument,
     shell:
-        f"{SCRIPTS}/fetch.py --card {{input.card}} {{params.folder}} "
-        "--weights {output} > {log} 2>&1"
+        f"{SCRIPTS}/fetch.py --card {{input.card}} {{params.folder}} {FETCH_OPTIONS} "
+        "--place {resources.place} --weights {output} > {log} 2>&1"
 
 
 rule sources:

@@ -15,6 +15,7 @@ rule score:
         "logs/score/{texts}/{model}.{fp}.log",
     benchmark:
         "logs/benchmark/score/{texts}/{model}.{fp}.tsv"
+    priority: lambda wildcards: turn(CONFIG.by_slug[wildcards.model].source, 1)
     conda:
         "../envs/score.yaml"
     threads: score_threads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import cards, hub, log
+from klmap import cards, log, resolve
 
 
 def main() -> None:
@@ -20,6 +20,13 @@ def main() -> None:
         help="the scorer may run the code of the repository: it is needed too",
     )
     parser.add_argument(
+        "--mirrors",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="caches of the Hub to look into besides one's own where HF_HUB_OFFLINE is set",
+    )
+    parser.add_argument(
         "--on-failure",
         choices=("stop", "skip"),
         default="stop",
@@ -27,12 +34,13 @@ def main() -> None:
     )
     parser.add_argument("--card", type=Path, required=True, help="card.json to write")
     arguments = parser.parse_args()
-    resolve = hub.resolve if arguments.on_failure == "stop" else hub.resolve_or_explain
-    card = resolve(
+    stop = arguments.on_failure == "stop"
+    card = (resolve.resolve if stop else resolve.resolve_or_explain)(
         arguments.id,
         arguments.revision,
         arguments.folder,
         remote_code=arguments.remote_code,
+        mirrors=arguments.mirrors,
     )
     cards.write_card(arguments.card, card)
     if not card.error:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from klmap import cards, hub, scorer, store
+from klmap import cards, fetch, resolve, scorer, store
 from klmap.config import fingerprint
 from tests.builders import sample_texts
 
@@ -30,9 +30,9 @@ def make_job(folder: Path, model: Path, texts: Sequence[str] | None = None, **sp
     (folder / "texts.jsonl").write_text(data, encoding="utf-8")
     sha256 = hashlib.sha256(data.encode()).hexdigest()
     (folder / "texts.json").write_text(json.dumps({"n": len(rows), "sha256": sha256}))
-    card = hub.resolve_or_explain("demo/tiny", None, model)
+    card = resolve.resolve_or_explain("demo/tiny", None, model)
     cards.write_card(folder / "card.json", card)
-    hub.fetch(card, folder / "weights", model)
+    fetch.fetch(card, folder / "weights", model)
     full = {"id": "demo/tiny", "dtype": "auto", "prefix": "default", "overlength": "window", **spec}
     return scorer.Job(
         card=folder / "card.json",

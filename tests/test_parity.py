@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from klmap.cards import context_length
+from klmap.repository import context_length
 from klmap.scorer_load import load_weights
 from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import prepare

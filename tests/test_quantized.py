@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from klmap import cards, hub, quantization, scorer_quantized, scorer_unpack
+from klmap import cards, quantization, repository, resolve, scorer_quantized, scorer_unpack
 from klmap.errors import PermanentFailure
 from tests.builders import tiny_model
 
@@ -401,7 +401,7 @@ def test_modules_with_bits_of_their_own(llama: Path, tmp_path: Path) -> None:
     model, _ = scorer_quantized.load(tmp_path / "packed", "float32", "cpu")
     name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(model.state_dict()[name], dense.float())
-    packed, dense_card = (hub.resolve("x", None, path) for path in (tmp_path / "packed", llama))
+    packed, dense_card = (resolve.resolve("x", None, path) for path in (tmp_path / "packed", llama))
     assert packed.parameters == dense_card.parameters
 
 
@@ -473,9 +473,9 @@ def test_what_bitsandbytes_stored_is_loaded_as_it_is(
     (stored / "model.safetensors").unlink()
     model, _ = scorer_quantized.load(llama, "float32", "cpu", method)
     model.save_pretrained(stored)
-    card = hub.resolve("x/y", None, stored)
+    card = resolve.resolve("x/y", None, stored)
     assert card.quantization == f"bitsandbytes-{method}"
-    assert card.parameters == hub.resolve("x/y", None, llama).parameters
+    assert card.parameters == resolve.resolve("x/y", None, llama).parameters
     assert scorer_quantized.stored_method(stored) == card.quantization
     again, info = scorer_quantized.load(stored, "float32", "cpu")
     assert not info["missing_keys"]
@@ -503,13 +503,13 @@ def test_a_model_with_nothing_to_quantise(tmp_path: Path) -> None:
 
 
 def test_card_of_a_packed_model(llama: Path, tmp_path: Path) -> None:
-    dense = hub.resolve("x/y", None, llama)
+    dense = resolve.resolve("x/y", None, llama)
     cards.write_card(tmp_path / "dense.json", dense)
     assert "quantization" not in json.loads((tmp_path / "dense.json").read_text())
     for name, packer in PACKERS.items():
         folder = tmp_path / name.replace(" ", "-")
         pack(llama, folder, packer)
-        card = hub.resolve("x/y", None, folder)
+        card = resolve.resolve("x/y", None, folder)
         assert card.quantization == f"{packer.method}-{packer.bits}bit"
         biases = 2 * (5 * 64 + 2 * 128) if packer.zero_bias else 0
         assert card.parameters == dense.parameters + biases, name
@@ -549,14 +549,14 @@ def test_other_methods_are_refused_by_name(settings: dict[str, Any], message: st
         {"text_config": {"quantization_config": settings}},
     ):
         with pytest.raises(PermanentFailure, match=message) as error:
-            cards.recognise("org/model", config)
+            repository.recognise("org/model", config)
         assert str(error.value).startswith("org/model: the stored weights are already quantised")
         assert quantization.WAY_OUT in str(error.value)
 
 
 def test_unquantised_configurations() -> None:
-    assert cards.recognise("x", {"quantization_config": None}) is None
-    assert cards.recognise("x", {}) is None
-    found = cards.recognise("x", {"quantization_config": {"load_in_8bit": True}})
+    assert repository.recognise("x", {"quantization_config": None}) is None
+    assert repository.recognise("x", {}) is None
+    found = repository.recognise("x", {"quantization_config": {"load_in_8bit": True}})
     assert found is not None
     assert found.label == "bitsandbytes-int8"

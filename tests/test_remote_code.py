@@ -24,7 +24,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from klmap import cards, config, configfile, hub, refresh, store, tokens
+from klmap import cards, config, configfile, fetch, refresh, resolve, store, tokens
+from klmap.cards import Card
 from klmap.errors import ConfigError, KlmapError, PermanentFailure, UnsupportedHere
 from klmap.files import write_tsv
 from tests.builders import tiny_model, tiny_tokenizer
@@ -240,11 +241,17 @@ def write_code_tokenizer(folder: Path, marker: Path) -> None:
 def permitted_job(folder: Path, model: Path, id: str = "./model") -> Any:
     """A job as the workflow makes it for a model that opted in."""
     job = make_job(folder, model, TEXTS, id=id, remote_code=True)
-    card = hub.resolve(id, None, model, remote_code=True)
+    opted_in(job, model, id)
+    return job
+
+
+def opted_in(job: Any, model: Path, id: str = "./model") -> Card:
+    """Give a job card and weights as they are where an entry of the same source opted in."""
+    card = resolve.resolve(id, None, model, remote_code=True)
     cards.write_card(job.card, card)
     shutil.rmtree(job.weights)
-    hub.fetch(card, job.weights, model)
-    return job
+    fetch.fetch(card, job.weights, model)
+    return card
 
 
 def start(job: Any, home: Path) -> subprocess.Popen[str]:
@@ -318,8 +325,7 @@ def test_refused_with_the_fix_and_nothing_is_run(tmp_path: Path, marker: Path) -
     with pytest.raises(PermanentFailure, match=r"'klmap_tiny'.*give the model remote_code: true$"):
         scored(job)
     # The code may lie beside the weights because another entry of the same source opted in.
-    for path in model.glob("*.py"):
-        shutil.copy2(path, job.weights)
+    opted_in(job, model)
     job.failure.unlink()
     with pytest.raises(PermanentFailure, match="is not run without being asked to"):
         scored(job)
@@ -329,7 +335,7 @@ def test_refused_with_the_fix_and_nothing_is_run(tmp_path: Path, marker: Path) -
 def test_the_fix_names_the_commit_of_a_hub_model(tmp_path: Path, marker: Path) -> None:
     model = code_model(tmp_path / "model", marker)
     job = make_job(tmp_path / "job", model, TEXTS)
-    card = cards.read_card(job.card)
+    card = opted_in(job, model)
     card.id, card.commit = "org/model", COMMIT
     cards.write_card(job.card, card)
     with pytest.raises(PermanentFailure, match=f"remote_code: true and revision: {COMMIT}$"):
@@ -339,7 +345,7 @@ def test_the_fix_names_the_commit_of_a_hub_model(tmp_path: Path, marker: Path) -
 def test_code_without_a_causal_language_model_is_refused(tmp_path: Path, marker: Path) -> None:
     classes = {"AutoConfig": "configuration_tiny.TinyConfig", "AutoModel": "modeling_tiny.Body"}
     model = code_model(tmp_path / "model", marker, auto_map=classes)
-    with pytest.raises(PermanentFailure, match="names no AutoModelForCausalLM in its auto_map"):
+    with pytest.raises(PermanentFailure, match="the repository brings no code for it"):
         scored(make_job(tmp_path / "job", model, TEXTS))
     assert not marker.exists()
 
@@ -355,8 +361,8 @@ def test_a_sheet_gives_permission(tmp_path: Path) -> None:
 def test_an_unusual_name_is_refused_before_the_download(tmp_path: Path, marker: Path) -> None:
     model = code_model(tmp_path / "model", marker, architectures=["TinyModel"])
     with pytest.raises(PermanentFailure, match=r"TinyModel is no class.*remote_code: true$"):
-        hub.resolve("./model", None, model)
-    card = hub.resolve("./model", None, model, remote_code=True)
+        resolve.resolve("./model", None, model)
+    card = resolve.resolve("./model", None, model, remote_code=True)
     assert {"configuration_tiny.py", "modeling_tiny.py"} < set(card.names)
 
 
@@ -364,7 +370,7 @@ def test_code_of_a_tokenizer_is_not_run(tmp_path: Path, marker: Path) -> None:
     """Neither for a model without permission nor for one that transformers knows."""
     model = code_model(tmp_path / "model", marker, code_tokenizer=True)
     with pytest.raises(PermanentFailure, match="no tokenizer"):
-        hub.resolve("./model", None, model)
+        resolve.resolve("./model", None, model)
     with pytest.raises(PermanentFailure, match="the tokenizer is code of the repository"):
         tokens.load_tokenizer(model)
     known = tiny_model(tmp_path / "known", "gpt2")
@@ -522,14 +528,20 @@ def test_quantised_weights_and_code_do_not_go_together(tmp_path: Path, marker: P
 
 def test_the_content_of_code_pins_a_folder(tmp_path: Path, marker: Path) -> None:
     model = code_model(tmp_path / "model", marker)
-    plain = hub.resolve("./model", None, model)
-    first = hub.resolve("./model", None, model, remote_code=True)
-    assert first.commit != plain.commit
+    first = resolve.resolve("./model", None, model, remote_code=True)
     (model / "modeling_tiny.py").write_text("pass\n")
-    assert hub.resolve("./model", None, model).commit == plain.commit
-    assert hub.resolve("./model", None, model, remote_code=True).commit != first.commit
+    assert resolve.resolve("./model", None, model, remote_code=True).commit != first.commit
     with pytest.raises(KlmapError, match="changed since its card was made"):
-        hub.fetch(first, tmp_path / "weights", model)
+        fetch.fetch(first, tmp_path / "weights", model)
+
+
+def test_code_that_is_not_run_pins_nothing(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", "gpt2")
+    (model / "modeling_tiny.py").write_text("pass\n")
+    plain = resolve.resolve("./model", None, model)
+    (model / "modeling_tiny.py").write_text("pass  # changed\n")
+    assert resolve.resolve("./model", None, model).commit == plain.commit
+    assert resolve.resolve("./model", None, model, remote_code=True).commit != plain.commit
 
 
 def test_code_of_a_hub_model_is_fetched(tmp_path: Path, marker: Path) -> None:
@@ -567,16 +579,18 @@ def test_code_of_a_hub_model_is_fetched(tmp_path: Path, marker: Path) -> None:
         ):
             write_tsv(tmp_path / "index.tsv", columns, [row])
             (source,) = refresh.read_index(tmp_path / "index.tsv")
-            assert source.remote_code is (len(columns) == 5)
+            permitted = len(columns) == 5
+            assert source.remote_code is permitted
             done = klmap("refresh.py", "--index", "index.tsv", "--cards", "cards")
-            assert "1 models asked about, 0 cards rewritten, 0 without" in done.stderr
+            unusable = 0 if permitted else 1
+            assert f"1 models asked about, 0 cards rewritten, {unusable} without" in done.stderr
     assert not marker.exists()
 
 
 def test_refresh_keeps_the_code_on_a_card_that_moved(tmp_path: Path, marker: Path) -> None:
     model = code_model(tmp_path / "model", marker)
     path = tmp_path / "cards" / "model" / "card.json"
-    cards.write_card(path, hub.resolve("./model", None, model, remote_code=True))
+    cards.write_card(path, resolve.resolve("./model", None, model, remote_code=True))
     (model / "modeling_tiny.py").write_text("pass\n")
     sources = [refresh.Source("model", "./model", None, model, remote_code=True)]
     assert [item.change for item in refresh.refresh(sources, tmp_path / "cards")] == ["moved"]

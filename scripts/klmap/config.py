@@ -168,7 +168,13 @@ class Hardware(Strict):
     cpus: int = Field(4, ge=1)
     """CPUs of one scoring job."""
     disk_budget_gb: float = Field(500, gt=0)
-    """How much disk downloaded weights may hold at one time."""
+    """How much disk downloaded weights may hold at one time; fetching waits for its turn."""
+    download_on: Literal["head", "nodes"] = "head"
+    """Where models are looked up and downloaded: on the machine that runs Snakemake, because
+    compute nodes often have no internet, or in jobs of their own like everything else."""
+    mirrors: list[str] = Field(default_factory=list)
+    """Caches of the Hub filled by others (`models--org--name`), or folders with `org/name` in
+    them. What they hold is linked instead of downloaded; one's own cache always counts."""
     batch_tokens: int | None = Field(None, ge=1)
     """Tokens per batch; null chooses by device."""
 

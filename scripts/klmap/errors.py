@@ -23,7 +23,17 @@ class PermanentFailure(KlmapError):
 
     Examples: no weights, not a causal language model, non-finite results, a tokenizer that
     fails. With ``on_model_failure: skip`` the map is drawn without the model.
+
+    Args:
+        message: what was found, where, and the fix.
+        state: the kind of failure in a word or two, as pre-flight's table shows it: ``needs a
+            token``, ``not a causal LM``, ``gone``, ``needs remote code``, ``too large`` or
+            ``unusable``.
     """
+
+    def __init__(self, message: str, state: str = "unusable") -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class UnsupportedHere(PermanentFailure):

@@ -41,15 +41,20 @@ def atomic(path: Path) -> Iterator[Path]:
     remove(temporary)
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]:
-            if file.is_file() and not file.is_symlink():
-                _sync(file)
+        flush(temporary)
         if temporary.is_dir():
             remove(path)
         temporary.replace(path)
         _sync(path.parent)
     finally:
         remove(temporary)
+
+
+def flush(path: Path) -> None:
+    """Write a file, or all files of a folder, through to the disk."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file() and not file.is_symlink():
+            _sync(file)
 
 
 def remove(path: Path) -> None:
@@ -142,6 +147,15 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_hash_of(path: Path) -> str:
+    """The id that git gives a file's content, as 40 hexadecimal digits."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def canonical(value: Mapping[str, Any]) -> str:

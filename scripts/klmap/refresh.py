@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from klmap import cards, hub
+from klmap import cards, resolve
 from klmap.cards import Card
 from klmap.errors import InputError, KlmapError
 from klmap.files import read_tsv
@@ -106,7 +106,7 @@ def _ask_again(source: Source, folder: Path) -> News | None:
     path = folder / source.name / "card.json"
     old = cards.read_card(path)
     try:
-        new = hub.resolve_or_explain(
+        new = resolve.resolve_or_explain(
             source.id, source.revision, source.folder, remote_code=source.remote_code
         )
     except KlmapError as error:

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from huggingface_hub import constants
 
-from klmap import hub, scorer_code, store
+from klmap import fetch, scorer_code, store
 from klmap.cards import Card, read_card
 from klmap.config import SCORER_VERSION, fingerprint
 from klmap.errors import InputError, PermanentFailure, UnsupportedHere
@@ -214,7 +214,7 @@ def _empty(job: Job, card: Card, sha256: str) -> store.Score:
 
 def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Score:
     """Everything between the checks and the file."""
-    reason = card.error or hub.failure_in(job.weights)
+    reason = card.error or fetch.failure_in(job.weights)
     if reason:
         raise PermanentFailure(reason)
     quantization = job.spec.get("quantization")

@@ -14,10 +14,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from klmap.cards import Card, how_to_opt_in, model_code
+from klmap.cards import Card
 from klmap.errors import PermanentFailure, UnsupportedHere
 from klmap.files import read_json
 from klmap.log import logger
+from klmap.repository import how_to_opt_in, model_code
 
 _PERMITTED: set[Path] = set()
 """Folders whose code may be run in this process."""

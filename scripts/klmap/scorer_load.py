@@ -10,9 +10,9 @@ import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from klmap import scorer_code, scorer_quantized, scorer_stages
-from klmap.cards import context_length
 from klmap.errors import PermanentFailure, UnsupportedHere
 from klmap.log import logger
+from klmap.repository import context_length
 
 DTYPES = {
     "float32": torch.float32,

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from klmap import cards
+from klmap import repository
 from klmap.errors import PermanentFailure
 from klmap.quantization import GPTQ_BITS, Packing
 
@@ -72,7 +72,7 @@ def dense_state(folder: Path, packing: Packing, dtype: torch.dtype) -> dict[str,
 
 def _stored(folder: Path) -> dict[str, Any]:
     """Everything the weight files hold, as slices that are read when indexed."""
-    names = cards.weight_files(path.name for path in folder.iterdir())
+    names = repository.weight_files(path.name for path in folder.iterdir())
     safe = [name for name in names if name.endswith(".safetensors")]
     found: dict[str, Any] = {}
     for name in safe:

@@ -1,0 +1,367 @@
+"""The disk budget: how much room downloaded weights may take, and who gets it next.
+
+Every fetch claims its room in a small file below ``models/_disk`` before it downloads a byte, and
+waits while there is none. The one that scoring wants first gets room first, the others behind it
+wait: so a large model is never overtaken for ever. A claim lasts as long as there are weights, or
+a part of them, behind it. Nobody has to give it back, so nothing is lost with a killed process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from filelock import SoftFileLock
+
+from klmap.errors import InputError, KlmapError, PermanentFailure
+from klmap.files import read_json, remove, write_json
+from klmap.log import logger
+
+WEIGHTS = "weights"
+PARTIAL = ".weights.partial"
+"""Where files stand until all of them are there; kept after a failure, to go on from."""
+
+POLL = 1.0
+"""Seconds between two looks at the ledger."""
+
+GRACE = float(os.environ.get("KLMAP_DISK_GRACE", "300"))
+"""Seconds for which a workflow must have stood still before weights are given up (own)."""
+
+NEIGHBOUR = 15.0
+"""Seconds after which another fetch of the same model is taken to go on."""
+
+SILENT = 300.0
+"""Seconds after which the owner of a claim on another machine counts as dead (own)."""
+
+BEAT = 20.0
+
+OVERHEAD = 4096
+"""Bytes reckoned for each file besides its content: notes that the download library makes."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told apart from a later one with the same number."""
+
+    host: str
+    pid: int
+    began: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> Owner:
+        """Describe a process of this machine."""
+        return cls(socket.gethostname(), process.pid, process.create_time())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is running; only to be asked of processes of this machine."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.began) < 1
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return False
+
+
+def workflow() -> Owner | None:
+    """The Snakemake process that started this one; None where a person did."""
+    for process in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            if any("snakemake" in Path(part).name for part in process.cmdline()[:3]):
+                return Owner.of(process)
+    return None
+
+
+@dataclass
+class Claim:
+    """Room that one model asks for, or holds.
+
+    Attributes:
+        source: what the model is filed under.
+        size: bytes it may take.
+        place: rank in the order in which scoring wants the models.
+        since: when it was made, seconds since 1970.
+        granted: whether it has its room.
+        owner: the process that fetches.
+        run: the workflow that started that process, if any.
+    """
+
+    source: str
+    size: int
+    place: int
+    since: float
+    granted: bool
+    owner: Owner
+    run: Owner | None
+
+    @property
+    def rank(self) -> tuple[int, float, str]:
+        """Whose turn it is: the smallest first."""
+        return self.place, self.since, self.source
+
+
+class Budget:
+    """What the weights below one folder may take together.
+
+    Args:
+        models: folder of ``<source>/weights``.
+        limit: bytes.
+        grace: seconds for which a workflow must have stood still before weights are given up.
+    """
+
+    def __init__(self, models: Path, limit: int, grace: float = GRACE) -> None:
+        self.models = models
+        self.limit = limit
+        self.grace = grace
+        self.ledger = models / "_disk"
+        self._still_since: float | None = None
+
+    @contextlib.contextmanager
+    def room(self, source: str, size: int, files: int, place: int) -> Iterator[None]:
+        """Wait until there is room for a model, and hold it while the block fetches.
+
+        Args:
+            source: what the model is filed under.
+            size: bytes of what will be downloaded.
+            files: number of files that will be downloaded.
+            place: rank in the order in which scoring wants the models.
+
+        Raises:
+            PermanentFailure: the model is larger than the whole budget.
+            KlmapError: the workflow that asked for it has ended.
+        """
+        if size > self.limit:
+            raise PermanentFailure(too_large(source, size, self.limit), "too large")
+        if not size:
+            yield
+            return
+        me = Owner.of(psutil.Process())
+        needed = min(size + OVERHEAD * (files + 4), self.limit)
+        claim = Claim(source, needed, place, time.time(), False, me, workflow())
+        self._register(claim)
+        stop = threading.Event()
+        threading.Thread(target=self._beat, args=(claim, stop), daemon=True).start()
+        try:
+            self._wait(claim)
+            yield
+        finally:
+            stop.set()
+            with self._lock():
+                if not self._taken(source):
+                    self._path(source).unlink(missing_ok=True)
+
+    def _register(self, claim: Claim) -> None:
+        """Get in line, unless another process is fetching this model at this moment.
+
+        A fetch whose workflow was killed notices within a second and ends.
+        """
+        deadline = time.monotonic() + NEIGHBOUR
+        while True:
+            with self._lock():
+                other = self._claims().get(claim.source)
+                if other is None or not self._is_active(other):
+                    self._write(claim)
+                    return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(POLL)
+        raise KlmapError(
+            f"{claim.source}: process {other.owner.pid} on {other.owner.host} is fetching it "
+            "already, started by another call of snakemake; wait until it has ended, or end it"
+        )
+
+    def _wait(self, claim: Claim) -> None:
+        told = 0.0
+        while True:
+            with self._lock():
+                lack = self._lack(claim)
+                if lack is not None and lack > 0 and self._stands_still(claim):
+                    lack -= self._give_up_weights(claim, lack)
+                if lack is not None and lack <= 0:
+                    claim.granted = True
+                    self._write(claim)
+                    return
+            if claim.run is not None and not claim.run.is_alive:
+                raise KlmapError(f"{claim.source}: the workflow that asked for it has ended")
+            if time.monotonic() - told > 600:
+                told = time.monotonic()
+                logger.info("%s: waiting for room, %s", claim.source, self._state(lack))
+            time.sleep(POLL)
+
+    def _state(self, lack: int | None) -> str:
+        if lack is None:
+            return "other models come first"
+        return f"{lack / 1e9:.2f} GB more than the budget of {self.limit / 1e9:g} GB leaves"
+
+    def _lack(self, claim: Claim) -> int | None:
+        """Bytes by which the budget is too small just now; None where it is not this one's turn.
+
+        What failed fetches have left behind goes before anybody has to wait.
+        """
+        others = [found for found in self._claims().values() if found.source != claim.source]
+        waiting = [found for found in others if not found.granted and self._is_active(found)]
+        if any(found.rank < claim.rank for found in waiting):
+            return None
+        held = {found.source: self._held(found) for found in others if found not in waiting}
+        lack = sum(held.values()) + claim.size - self.limit
+        for found in others:
+            partial = self.models / found.source / PARTIAL
+            if lack > 0 and not self._is_active(found) and partial.exists():
+                lack -= size_of(partial)
+                logger.info("%s: what an interrupted fetch left is removed", found.source)
+                remove(partial)
+        return lack
+
+    def _held(self, claim: Claim) -> int:
+        """Bytes that count for a claim: all that was granted while somebody fetches."""
+        if self._is_active(claim):
+            return claim.size
+        return self._taken(claim.source)
+
+    def _taken(self, source: str) -> int:
+        return sum(size_of(self.models / source / name) for name in (WEIGHTS, PARTIAL))
+
+    def _stands_still(self, claim: Claim) -> bool:
+        """Whether nothing but waiting fetches has been at work for a while.
+
+        Then the weights that take the room belong to scores that have failed, or to models that
+        nobody asks for any more: waiting for them would never end.
+        """
+        now = time.monotonic()
+        if self._works(claim):
+            self._still_since = None
+        elif self._still_since is None:
+            self._still_since = now
+        return self._still_since is not None and now - self._still_since >= self.grace
+
+    def _works(self, claim: Claim) -> bool:
+        """Whether the workflow has a job, submitted or running, that is no waiting fetch.
+
+        Snakemake keeps a note for the output of every such job. Where they cannot be read, the
+        answer is yes: weights that may be in use are never given up.
+        """
+        locks = [path.stat().st_mtime for path in Path(".snakemake/locks").glob("*")]
+        waiting = {
+            os.path.normpath(self.models / found.source / WEIGHTS)
+            for found in self._claims().values()
+            if not found.granted and self._is_active(found)
+        }
+        if not locks:
+            return True
+        jobs = _outputs_in_work(Path(".snakemake/incomplete"), max(locks) - 1)
+        mine = os.path.normpath(self.models / claim.source / WEIGHTS)
+        return mine not in jobs or bool(jobs - waiting)
+
+    def _give_up_weights(self, claim: Claim, lack: int) -> int:
+        """Remove weights that nothing works on; returns the bytes that became free."""
+        free = 0
+        for found in sorted(self._claims().values(), key=lambda found: found.rank, reverse=True):
+            mine = found.run == claim.run or found.run is None
+            ended = found.run is not None and found.run.is_here and not found.run.is_alive
+            if free >= lack or self._is_active(found) or not (mine or ended):
+                continue
+            weights = self.models / found.source / WEIGHTS
+            free += size_of(weights)
+            logger.warning(
+                "%s: its weights are removed, because no job uses them and %s needs the room; if "
+                "its score is still missing, the next run fetches them again",
+                found.source,
+                claim.source,
+            )
+            remove(weights)
+        return free
+
+    def _claims(self) -> dict[str, Claim]:
+        """All claims with somebody or something behind them; others are forgotten."""
+        found = {}
+        for path in self.ledger.glob("*.json"):
+            try:
+                claim = _parse(path)
+            except (InputError, TypeError, KeyError):
+                path.unlink(missing_ok=True)
+                continue
+            if self._is_active(claim) or self._taken(claim.source):
+                found[claim.source] = claim
+            else:
+                path.unlink(missing_ok=True)
+        return found
+
+    def _is_active(self, claim: Claim) -> bool:
+        """Whether the process that made a claim is still at it."""
+        if claim.owner.is_here:
+            return claim.owner.is_alive
+        try:
+            return time.time() - self._path(claim.source).stat().st_mtime < SILENT
+        except FileNotFoundError:
+            return False
+
+    def _beat(self, claim: Claim, stop: threading.Event) -> None:
+        """Show other machines that the owner of a claim is alive."""
+        while not stop.wait(BEAT):
+            with contextlib.suppress(OSError):
+                os.utime(self._path(claim.source))
+
+    def _path(self, source: str) -> Path:
+        return self.ledger / f"{source}.json"
+
+    def _write(self, claim: Claim) -> None:
+        write_json(self._path(claim.source), asdict(claim))
+
+    def _lock(self) -> SoftFileLock:
+        """One process at a time, on any file system; one that died with it does not block."""
+        self.ledger.mkdir(parents=True, exist_ok=True)
+        return SoftFileLock(self.ledger / ".lock", lifetime=SILENT, poll_interval=0.05)
+
+
+def too_large(source: str, size: int, limit: int) -> str:
+    """Why a model can never be fetched within a budget, and what to do.
+
+    Args:
+        source: what the model is filed under, or its name.
+        size: bytes to download.
+        limit: the budget in bytes.
+    """
+    return (
+        f"{source}: {size / 1e9:.3g} GB to download and a disk budget of {limit / 1e9:.3g} GB; "
+        "raise hardware.disk_budget_gb, or remove the model"
+    )
+
+
+def _parse(path: Path) -> Claim:
+    values = read_json(path)
+    run = values.pop("run")
+    owner = Owner(**values.pop("owner"))
+    return Claim(**values, owner=owner, run=None if run is None else Owner(**run))
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder, 0 where there is none; links take no room here."""
+    total = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            total += 0 if path.is_symlink() or path.is_dir() else path.stat().st_size
+    return total
+
+
+def _outputs_in_work(notes: Path, since: float) -> set[str]:
+    """Outputs of the jobs that Snakemake has started since a time and not seen to end."""
+    found = set()
+    for path in notes.rglob("*"):
+        with contextlib.suppress(OSError, ValueError):
+            if path.is_file() and path.stat().st_mtime >= since:
+                parts = [part.removeprefix("@") for part in path.relative_to(notes).parts]
+                found.add(os.path.normpath(urlsafe_b64decode("".join(parts)).decode()))
+    return found

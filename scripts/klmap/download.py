@@ -1,0 +1,94 @@
+"""The part of a fetch that talks to the Hub, in a process of its own that may be ended.
+
+The library that downloads can hang where nobody can reach into it, and reads its settings when it
+is imported. So ``fetch`` starts this module as a process for each attempt, watches the files grow,
+and ends it where they do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+
+from klmap import hub
+from klmap.errors import KlmapError, PermanentFailure
+from klmap.log import setup
+
+THREADS = 4
+"""Files that are downloaded at the same time."""
+
+PATIENCE = 120.0
+"""Seconds for which one file is asked for again; ``fetch`` has further attempts."""
+
+BLOCK = 1 << 20
+"""Bytes between two writes: small, so that a slow download can be told from one that hangs."""
+
+
+def download(id: str, revision: str | None, commit: str, folder: Path, names: list[str]) -> None:
+    """Download files of one commit into a folder; files that are there already are kept.
+
+    Args:
+        id: id of the Hub.
+        revision: the configured revision, for messages.
+        commit: the commit.
+        folder: where to.
+        names: what.
+
+    Raises:
+        PermanentFailure: the model is gone, or access was withdrawn.
+        KlmapError: the Hub could not be reached, or was out of order.
+    """
+    constants.DOWNLOAD_CHUNK_SIZE = BLOCK
+
+    def one(name: str) -> None:
+        hub.ask(
+            id,
+            revision,
+            lambda: hf_hub_download(id, name, revision=commit, local_dir=folder),
+            patience=min(PATIENCE, hub.PATIENCE),
+        )
+
+    with ThreadPoolExecutor(max_workers=THREADS) as pool:
+        for _ in pool.map(one, names):
+            pass
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def main() -> None:
+    """Download what standard input asks for; say on standard output what went wrong."""
+    setup()
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    asked = json.load(sys.stdin)
+    answer: dict[str, Any] = {}
+    try:
+        download(
+            asked["id"], asked["revision"], asked["commit"], Path(asked["folder"]), asked["names"]
+        )
+    except PermanentFailure as failure:
+        answer = {"error": str(failure), "state": failure.state}
+    except KlmapError as error:
+        answer = {"error": str(error)}
+    except OSError as error:
+        answer = {"error": str(error), "errno": error.errno}
+    print(json.dumps(answer))
+    # Threads of other files may still be waiting for the network; nobody needs them any more.
+    sys.stdout.flush()
+    os._exit(1 if answer else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""What a repository or folder is, by the names of its files and its config.json alone.
+
+Which files scoring needs, whether they are a causal language model that the pinned transformers
+loads, and why not where they are none: all of it before any weights are downloaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from klmap import natives
+from klmap.cards import Card
+from klmap.config import ModelEntry
+from klmap.errors import PermanentFailure
+from klmap.quantization import Packing, packing_of
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Files that, where present, decide how a text becomes tokens."""
+
+_VOCABULARY_FILES = tuple(
+    name for name in TOKENIZER_FILES if "config" not in name and "_" not in name
+)
+_CODE_FILES = (".py", ".model", ".tiktoken", ".txt", ".vocab", ".bpe")
+"""Endings of code and of the vocabularies that it may read, under names of its own."""
+
+NO_MODEL = "not a causal LM"
+"""State of a repository that holds something else."""
+
+NEEDS_CODE = "needs remote code"
+"""State of a model that only code of its repository can load."""
+
+_SAFETENSORS = re.compile(r"model(?:-(\d{5})-of-(\d{5}))?\.safetensors")
+_PICKLED = re.compile(r"pytorch_model(?:-(\d{5})-of-(\d{5}))?\.bin")
+
+ENCODER_DECODERS = frozenset(
+    {
+        "bart",
+        "blenderbot",
+        "encoder-decoder",
+        "led",
+        "longt5",
+        "m2m_100",
+        "marian",
+        "mbart",
+        "mt5",
+        "pegasus",
+        "prophetnet",
+        "switch_transformers",
+        "t5",
+        "umt5",
+        "whisper",
+    }
+)
+"""Model types that are encoder-decoders even where the configuration does not say so."""
+
+RECURRENT = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
+"""Model types without a longest input."""
+
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+_CODE_CONTEXT_KEYS = ("seq_length", "n_ctx", "max_seq_length", "block_size", "model_max_length")
+"""Names that configurations with code of their own have given to the longest input besides."""
+
+
+def describe(card: Card, config: Mapping[str, Any]) -> None:
+    """Fill in what config.json says: architecture, type, context and vocabulary."""
+    architectures = config.get("architectures") or [None]
+    card.architecture = architectures[0]
+    card.model_type = config.get("model_type")
+    card.context = context_length(config)
+    text = _text_part(config)
+    vocabulary = text.get("vocab_size")
+    card.vocabulary = int(vocabulary) if vocabulary is not None else None
+
+
+def context_length(config: Mapping[str, Any], *, own_code: bool = False) -> int | None:
+    """The longest input in tokens that a configuration allows; None where there is no limit.
+
+    Args:
+        config: the content of config.json.
+        own_code: whether a class of the repository gives its keys their meaning.
+    """
+    text = _text_part(config)
+    if text.get("model_type") in RECURRENT:
+        return None
+    for key in (*_CONTEXT_KEYS, *(_CODE_CONTEXT_KEYS if own_code else ())):
+        value = text.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a configuration that describes the language model of a multimodal one."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) else config
+
+
+def needed_files(where: str, names: Iterable[str], *, remote_code: bool = False) -> list[str]:
+    """The files of a repository or folder that scoring needs, sorted.
+
+    Safetensors are preferred to pickled weights; only files at the top count, so that copies in
+    other formats (``onnx/``, ``original/``) are left alone.
+
+    Args:
+        where: the id or folder, for messages.
+        names: everything that is there, relative to the top.
+        remote_code: whether the code of the repository may be run, and so is needed too.
+
+    Raises:
+        PermanentFailure: this is no complete transformers model; the message says what it is.
+    """
+    present = {name for name in names if "/" not in name}
+    weights = _weights(where, present, _SAFETENSORS, "model.safetensors")
+    weights = weights or _weights(where, present, _PICKLED, "pytorch_model.bin")
+    if "config.json" not in present or not weights:
+        raise PermanentFailure(f"{where}: {_what_it_is(present, bool(weights))}", NO_MODEL)
+    tokenizer = tokenizer_files(present)
+    # Code may need no vocabulary, or read it from a file of any name.
+    by_code = remote_code and "tokenizer_config.json" in present
+    if not set(_VOCABULARY_FILES) & set(tokenizer) and not by_code:
+        raise PermanentFailure(
+            f"{where}: no tokenizer (no tokenizer.json, vocab.json or tokenizer.model); copy the "
+            "tokenizer's files of the model it was made from into the folder"
+        )
+    code = [name for name in present if remote_code and name.endswith(_CODE_FILES)]
+    return sorted({"config.json", *weights, *tokenizer, *code})
+
+
+def tokenizer_files(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that decide how a text becomes tokens, sorted."""
+    return sorted(name for name in names if name in TOKENIZER_FILES or name.endswith(".tiktoken"))
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that hold weights, sorted."""
+    return sorted(n for n in names if _SAFETENSORS.fullmatch(n) or _PICKLED.fullmatch(n))
+
+
+def _weights(where: str, present: set[str], pattern: re.Pattern[str], whole: str) -> list[str]:
+    """The one whole file of a format, or all its shards with their index, or nothing."""
+    if whole in present:
+        return [whole]
+    shards = {name: match for name in present if (match := pattern.fullmatch(name))}
+    if not shards:
+        return []
+    index = f"{whole}.index.json"
+    expected = max(int(match[2]) for match in shards.values())
+    missing = expected - len(shards)
+    if missing > 0 or index not in present:
+        lack = f"{missing} of {expected} weight files" if missing > 0 else index
+        raise PermanentFailure(f"{where}: incomplete, {lack} missing; upload or copy it again")
+    return [*sorted(shards), index]
+
+
+def _what_it_is(present: set[str], weights: bool) -> str:
+    """Why these files are no model: the most specific true statement."""
+    if "adapter_config.json" in present:
+        return (
+            "only an adapter (PEFT), no model; merge it into its base model with "
+            "merge_and_unload() and save that, then give the merged folder"
+        )
+    if any(name.endswith(".gguf") for name in present) and not weights:
+        return (
+            "only GGUF files, made for llama.cpp; give the original repository with safetensors "
+            "weights (the model card usually links to it)"
+        )
+    if weights:
+        return "weights but no config.json; this is no transformers model folder"
+    if any(name.endswith((".h5", ".msgpack", ".onnx", ".ckpt")) for name in present):
+        return "no PyTorch weights, only those of another framework; convert them to safetensors"
+    if "config.json" in present:
+        return "config.json but no weights (model.safetensors or pytorch_model.bin)"
+    if not present - {".gitattributes", "README.md"}:
+        return "empty; give a repository that holds a model"
+    return "neither config.json nor weights; this is no transformers model"
+
+
+def model_code(config: Mapping[str, Any]) -> str | None:
+    """The class of the repository's own code that is its causal language model; None without.
+
+    Such as ``modeling_x.XForCausalLM``, or ``org/repository--modeling_x.XForCausalLM`` where the
+    code is in another repository.
+    """
+    classes = config.get("auto_map")
+    found = classes.get("AutoModelForCausalLM") if isinstance(classes, Mapping) else None
+    return str(found) if found else None
+
+
+def how_to_opt_in(card: Card | None) -> str:
+    """What to write into config.yaml so that the code of a model is run."""
+    pin = ""
+    if card is not None:
+        entry = ModelEntry(id=card.id)
+        pin = "" if entry.is_local or entry.is_demo else f" and revision: {card.commit}"
+    return f"read that code and, if you trust it, give the model remote_code: true{pin}"
+
+
+def recognise(
+    where: str,
+    config: Mapping[str, Any],
+    card: Card | None = None,
+    *,
+    remote_code: bool = False,
+) -> Packing | None:
+    """Refuse what config.json already shows to be no causal language model klmap can score.
+
+    The scorer has the last word; this saves a download.
+
+    Args:
+        where: the id or folder, for messages.
+        config: the content of config.json.
+        card: of the model, if there is one yet, for its commit in messages.
+        remote_code: whether the code of the repository may be run.
+
+    Returns:
+        How the stored weights are quantised; None for ordinary weights.
+
+    Raises:
+        PermanentFailure: encoder-decoder, no language-model head, of a type that transformers
+            does not know, or quantised in a way that klmap does not read.
+    """
+    architectures = [str(name) for name in config.get("architectures") or []]
+    kind = config.get("model_type")
+    shown = ", ".join(architectures) or str(kind)
+    if config.get("is_encoder_decoder") or kind in ENCODER_DECODERS:
+        raise PermanentFailure(
+            f"{where}: an encoder-decoder ({shown}); klmap scores causal language models, which "
+            "give a text a probability without a source text",
+            NO_MODEL,
+        )
+    code = model_code(config)
+    if code and remote_code:
+        return packing_of(where, config)
+    if architectures and not any(_has_causal_head(name) for name in architectures):
+        if code:
+            raise PermanentFailure(
+                f"{where}: {shown} is no class of transformers with a causal language-model head, "
+                f"and code of a repository ({code}) is not run without being asked to; "
+                f"{how_to_opt_in(card)}",
+                NEEDS_CODE,
+            )
+        raise PermanentFailure(
+            f"{where}: {shown} has no causal language-model head (an encoder, a classifier, or the "
+            "bare body of a model); give the repository of the causal language model itself",
+            NO_MODEL,
+        )
+    if kind is not None and natives.causal_class(str(kind)) is None:
+        _refuse_type(where, str(kind), code, card)
+    return packing_of(where, config)
+
+
+def _refuse_type(where: str, kind: str, code: str | None, card: Card | None) -> NoReturn:
+    """Say that transformers has no class for a type of model, and what would help."""
+    known = f"transformers {natives.VERSION} knows no causal language model of type {kind!r}"
+    if code:
+        raise PermanentFailure(
+            f"{where}: {known}, and code of a repository ({code}) is not run without being asked "
+            f"to; {how_to_opt_in(card)}",
+            NEEDS_CODE,
+        )
+    raise PermanentFailure(
+        f"{where}: {known} and the repository brings no code for it; it may need another version "
+        "of transformers, or be no text model: give a model of a known type",
+        NO_MODEL,
+    )
+
+
+def _has_causal_head(architecture: str) -> bool:
+    causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    return architecture.endswith(causal) and not architecture.startswith(("XLNet", "T5", "Bart"))
