@@ -13,10 +13,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.file_download import http_get, xet_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from klmap import hub
 from klmap.errors import KlmapError, PermanentFailure
@@ -31,9 +35,15 @@ PATIENCE = 120.0
 BLOCK = 1 << 20
 """Bytes between two writes: small, so that a slow download can be told from one that hangs."""
 
+PART = ".part"
+"""Ending of a file of which only a part is here."""
+
 
 def download(id: str, revision: str | None, commit: str, folder: Path, names: list[str]) -> None:
-    """Download files of one commit into a folder; files that are there already are kept.
+    """Download files of one commit into a folder.
+
+    A file bears ``PART`` behind its name until it is whole. What plain HTTP has brought of it is
+    kept and gone on from, by this attempt and by later ones.
 
     Args:
         id: id of the Hub.
@@ -52,13 +62,44 @@ def download(id: str, revision: str | None, commit: str, folder: Path, names: li
         hub.ask(
             id,
             revision,
-            lambda: hf_hub_download(id, name, revision=commit, local_dir=folder),
+            lambda: _download_file(hf_hub_url(id, name, revision=commit), folder / name),
             patience=min(PATIENCE, hub.PATIENCE),
         )
 
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
         for _ in pool.map(one, names):
             pass
+
+
+def _download_file(url: str, path: Path) -> None:
+    """Download one file; addresses of the content expire, so each attempt asks for a new one."""
+    headers = build_hf_headers(library_name="klmap")
+    file = get_hf_file_metadata(url, timeout=hub.TIMEOUT, headers=headers)
+    part = path.with_name(path.name + PART)
+    chunks = not constants.HF_HUB_DISABLE_XET and find_spec("hf_xet") is not None
+    if file.xet_file_data is not None and chunks:
+        part.unlink(missing_ok=True)
+        xet_get(
+            incomplete_path=part,
+            xet_file_data=file.xet_file_data,
+            headers=headers,
+            expected_size=file.size,
+        )
+    else:
+        if urlsplit(file.location).netloc != urlsplit(url).netloc:
+            # The content lies with somebody else, whom the token does not concern.
+            headers.pop("authorization", None)
+        with part.open("ab") as output:
+            if file.size is not None and output.tell() > file.size:
+                output.truncate(0)
+            http_get(
+                file.location,
+                output,
+                resume_size=output.tell(),
+                headers=headers,
+                expected_size=file.size,
+            )
+    part.replace(path)
 
 
 def _end_with(parent: int) -> None:

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 
 from klmap import caches, cards, disk
 from klmap.cards import Card
+from klmap.download import PART
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import atomic, flush, remove, sha256_of
 from klmap.log import Progress, logger
@@ -152,12 +153,14 @@ def _room(
 
 
 def _prepare(partial: Path, missing: Sequence[_Entry]) -> set[str]:
-    """Keep of an earlier attempt what is complete and right, and nothing else; say what that is."""
+    """Keep of an earlier attempt what is right or may become it; say which files are whole."""
     partial.mkdir(parents=True, exist_ok=True)
     expected = {str(entry["name"]): entry for entry in missing}
     kept = set()
     for path in partial.iterdir():
         entry = expected.get(path.name)
+        if path.name.removesuffix(PART) in expected and path.name.endswith(PART):
+            continue
         if entry is None or path.is_symlink() or cards.mismatch(path, entry):
             remove(path)
         else:
