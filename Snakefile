@@ -17,8 +17,9 @@ name, <fp> twelve hexadecimal digits of the settings that decide a score's numbe
     results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv
     results/<texts>/figures/, map.html           what to look at
 
-Stages one can ask for by name: scores, map (the default), refresh (asks whether configured models
-have moved), prune (lists, then removes scores that no configuration asks for).
+Stages one can ask for by name: preflight (what a run would meet, take and skip), scores, map (the
+default), refresh (asks whether configured models have moved), prune (lists, then removes scores
+that no configuration asks for).
 """
 
 from snakemake.utils import min_version
@@ -36,6 +37,7 @@ include: "rules/common.smk"
 include: "rules/texts.smk"
 include: "rules/demo.smk"
 include: "rules/models.smk"
+include: "rules/preflight.smk"
 include: "rules/score.smk"
 include: "rules/matrix.smk"
 include: "rules/maps.smk"

@@ -51,6 +51,18 @@ RESULTS = CONFIG.results
 MODELS_OF: dict[str, list[str]] = {}
 for slug, entry in CONFIG.by_slug.items():
     MODELS_OF.setdefault(entry.source, []).append(slug)
+# Models are looked up, fetched and scored in the order of the configuration.
+PLACES = {
+    source: place
+    for place, source in enumerate(
+        dict.fromkeys(entry.source for entry in CONFIG.models)
+    )
+}
+ON_HEAD = CONFIG.hardware.download_on == "head"
+# A fetch that waits for room holds no core, but one of Snakemake's workers, of which there are
+# five more than cores. `--resources downloads=2` asks for fewer at a time.
+if "downloads" not in workflow.global_resources:
+    workflow.global_resources["downloads"] = 4
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
 ZOO = f"{RESULTS}/models/_zoo"
 # Aggregation is cheap, so it follows the library's code; scores never do.
@@ -321,6 +333,16 @@ def text_recipe(wildcards: object) -> str:
     return json.dumps(CONFIG.texts[wildcards.texts].recipe(), sort_keys=True)
 
 
+def text_address(wildcards: object, threads: int) -> str:
+    """Argument that tells texts where a file of the web is; none for other sources.
+
+    It takes the threads because Snakemake compares no param that is derived from them: another
+    mirror of the same file must not score every model again.
+    """
+    url = getattr(CONFIG.texts[wildcards.texts], "url", None)
+    return f"--url {shlex.quote(url)}" if url else ""
+
+
 def zoo_recipe_of(wildcards: object) -> str:
     """The recipe of one training run, so that a changed recipe trains again."""
     return repr(zoo_runs.RUNS[wildcards.run])
@@ -333,16 +355,40 @@ def all_scores(wildcards: object) -> list[str]:
         for texts in CONFIG.texts
         for model in sorted(CONFIG.by_slug)
     ]
-def text_address(wildcards: object, threads: int) -> str:
-    """Argument that tells texts where a file of the web is; none for other sources.
 
-    It takes the threads because Snakemake compares no param that is derived from them: another
-    mirror of the same file must not score every model again.
+
+def turn(source: str, stage: int) -> int:
+    """Priority of a job: later stages first, and within one the order of the configuration.
+
+    Scoring goes before fetching, because it makes room; looking up goes before both, because it
+    is cheap and says early what cannot be scored.
     """
-    url = getattr(CONFIG.texts[wildcards.texts], "url", None)
-    return f"--url {shlex.quote(url)}" if url else ""
+    return (stage + 1) * len(PLACES) - PLACES[source]
 
 
+def fetch_place(wildcards: object) -> int:
+    """Rank of a model in the order in which scoring wants them."""
+    return PLACES[entry_of(wildcards).source]
+
+
+def fetch_threads(wildcards: object) -> int:
+    """CPUs of one fetch: a download waits more than it computes, and must not keep a core."""
+    entry = entry_of(wildcards)
+    return 0 if ON_HEAD and not (entry.is_demo or entry.is_local) else 1
+
+
+def fetch_options() -> str:
+    """Arguments of every fetch that change nothing about what comes, and so are no params."""
+    return (
+        f"--budget-gb {CONFIG.hardware.disk_budget_gb:g} "
+        f"--on-failure {CONFIG.on_model_failure}{mirrors_argument()}"
+    )
+
+
+def mirrors_argument() -> str:
+    """Argument that names the mirrors of the Hub; nothing without any."""
+    mirrors = [str(Path(path).expanduser()) for path in CONFIG.hardware.mirrors]
+    return f" --mirrors {shlex.join(mirrors)}" if mirrors else ""
 
 
 def score_options() -> str:
@@ -370,6 +416,31 @@ def clip_argument() -> str:
     return "" if threshold is None else f"--clip-threshold={threshold!r}"
 
 
+def plan_rows(wildcards: object) -> list[str]:
+    """One tab-separated line per wanted score: what pre-flight has to look for."""
+    rows = []
+    for texts in sorted(CONFIG.texts):
+        for model, entry in sorted(CONFIG.by_slug.items()):
+            spec = json.loads(spec_of(texts, model))
+            path = score_path(texts, model)
+            made_as = [spec["dtype"], spec["quantization"] or ""]
+            rows.append("\t".join([model, entry.source, texts, path, *made_as]))
+    return rows
+
+
+def preflight_options() -> str:
+    """Arguments of preflight: how large the texts are, and what the machines offer."""
+    sizes = [
+        f"{name}={'all' if texts.n is None else texts.n},{texts.max_bytes}"
+        for name, texts in sorted(CONFIG.texts.items())
+    ]
+    offer = CONFIG.hardware
+    return (
+        f"--texts {' '.join(sizes)} --disk-budget-gb {offer.disk_budget_gb!r} "
+        f"--gpu-memory-gb {offer.gpu_memory_gb!r} --max-gpus {offer.max_gpus}"
+    )
+
+
 HAS_TREE = len(CONFIG.models) <= CONFIG.map.dense_limit
 FIGURES = figure_names()
 FIGURE_TITLES = {
@@ -379,4 +450,7 @@ FIGURE_TITLES = {
     "heatmap": "KL of all pairs",
     "checkpoints": "Checkpoints",
 }
+FETCH_OPTIONS = fetch_options()
+RESOLVE_OPTIONS = f"--on-failure {CONFIG.on_model_failure}{mirrors_argument()}"
+PREFLIGHT_OPTIONS = preflight_options()
 SCORE_OPTIONS = score_options()

@@ -1,0 +1,197 @@
+"""How long scoring will take and how many GPUs a model needs, before anything is loaded.
+
+Time is start-up, reading the weights, and two floating-point operations per parameter and token.
+How fast that goes is taken from the scores that are finished in the results folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from klmap import store
+from klmap.cards import Card, read_card
+from klmap.config import Hardware, ModelEntry
+from klmap.errors import InputError
+from klmap.log import logger
+
+BYTES_PER_TOKEN = 3.6
+"""UTF-8 bytes per token (own): 2.7 million tokens in the 10,000 published texts."""
+
+CHUNK_SHARE = 0.95
+"""Mean length of chunks as a share of the longest allowed: 972 of 1,024 bytes as published."""
+
+ASSUMED_FLOPS = 100e12
+"""Operations per second of one GPU where nothing is measured (own)."""
+
+ASSUMED_STARTUP = 60.0
+"""Seconds from the start of a job to its first batch where nothing is measured (own)."""
+
+READING = 1e9
+"""Bytes of weights that are read per second (own)."""
+
+WEIGHT_SHARE = 0.8
+"""Share of a GPU's memory that weights may take; the scorer refuses more."""
+
+LARGEST_SAMPLE = 200
+"""Score files that are read to measure speed, newest first."""
+
+SIMILAR = 5
+"""A model is as fast as the median of so many measured ones, those nearest to it in size: small
+models keep no GPU busy."""
+
+_ITEM_BYTES = {"int8": 1.1, "nf4": 0.6, "fp4": 0.6, "float32": 4.0}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one finished score tells about speed.
+
+    Attributes:
+        parameters: of the model.
+        flops: operations per second of one GPU, or of the CPU.
+        startup: seconds from the start of the job to the first batch, without reading weights.
+        gpus: GPUs that held a part of the model; 0 on a CPU.
+        demo: whether it is a model of the demo, which never gets a GPU.
+        texts_sha256: hash of its texts.
+        tokens: scored tokens of all texts.
+    """
+
+    parameters: int
+    flops: float
+    startup: float
+    gpus: int
+    demo: bool
+    texts_sha256: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one kind of device scores.
+
+    Attributes:
+        gpu: whether it is a GPU.
+        sample: what was measured on it; empty where nothing was.
+    """
+
+    gpu: bool
+    sample: tuple[Measured, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is any ground for an estimate; a CPU can be anything."""
+        return self.gpu or bool(self.sample)
+
+    @property
+    def startup(self) -> float:
+        """Seconds from the start of a job to its first batch, without reading weights."""
+        return median(found.startup for found in self.sample) if self.sample else ASSUMED_STARTUP
+
+    def flops(self, parameters: int) -> float:
+        """Operations per second, per GPU, of a model of this size."""
+        if not self.sample:
+            return ASSUMED_FLOPS
+        size = math.log(max(parameters, 1))
+        nearest = sorted(self.sample, key=lambda found: abs(math.log(found.parameters) - size))
+        return median(found.flops for found in nearest[:SIMILAR])
+
+    def seconds(self, card: Card, tokens: float, gpus: int = 1) -> float | None:
+        """Device seconds of one score, on all its GPUs together; None where unknown."""
+        if not self.is_known:
+            return None
+        waiting = self.startup + card.bytes / READING
+        return waiting * gpus + 2.0 * card.parameters * tokens / self.flops(card.parameters)
+
+
+def measure(results: Path) -> list[Measured]:
+    """Read the newest score files of a results folder.
+
+    Files that are broken, failed, or whose card is gone tell nothing and are left out.
+    """
+    paths = [(path.stat().st_mtime_ns, path) for path in results.glob("*/scores/*.h5")]
+    newest = [path for _, path in sorted(paths, reverse=True)[:LARGEST_SAMPLE]]
+    return [found for path in newest if (found := _measure(path, results)) is not None]
+
+
+def _measure(path: Path, results: Path) -> Measured | None:
+    try:
+        score = store.read_score(path)
+        source = ModelEntry(id=str(score.spec["id"]), revision=score.spec["revision"]).source
+        card = read_card(results / "models" / source / "card.json")
+    except (InputError, KeyError, ValueError) as error:
+        logger.debug("%s: not measured: %s", path, error)
+        return None
+    known = score.attributes
+    rate = float(known.get("tokens_per_second") or 0.0)
+    if score.status != "ok" or rate <= 0 or card.parameters <= 0:
+        return None
+    gpus = int(known.get("gpus", 0))
+    return Measured(
+        parameters=card.parameters,
+        flops=2.0 * card.parameters * rate / max(gpus, 1),
+        startup=max(float(known.get("startup_seconds", 0.0)) - card.bytes / READING, 0.0),
+        gpus=gpus,
+        demo=str(score.spec["id"]).startswith("demo/"),
+        texts_sha256=score.texts_sha256,
+        tokens=int(score.n_scored.sum()),
+    )
+
+
+def speeds(measured: Sequence[Measured], hardware: Hardware) -> tuple[Speed, Speed]:
+    """The speed of demo models, and of all others.
+
+    Demo models are scored on a CPU. The others are, too, where no GPU is configured, or where
+    only CPU scores of such models were found: then there is none, whatever was configured.
+    """
+    on_cpu = tuple(found for found in measured if not found.gpus)
+    on_gpu = tuple(found for found in measured if found.gpus)
+    own = tuple(found for found in on_cpu if not found.demo)
+    demo = Speed(False, tuple(found for found in on_cpu if found.demo) or on_cpu)
+    if hardware.max_gpus and (on_gpu or not own):
+        return demo, Speed(True, on_gpu)
+    return demo, Speed(False, own or on_cpu)
+
+
+def tokens_of(
+    n: int | None,
+    max_bytes: int,
+    manifest: Mapping[str, Any] | None,
+    measured: Iterable[Measured],
+) -> float | None:
+    """Tokens that one model scores in a text set; None where the number of texts is unknown.
+
+    Args:
+        n: texts that the recipe asks for; None for all there are.
+        max_bytes: longest text that the recipe allows.
+        manifest: texts.json, once the texts are made.
+        measured: finished scores; those of the same texts know best.
+    """
+    if manifest is not None:
+        counted = [m.tokens for m in measured if m.texts_sha256 == manifest.get("sha256")]
+        if counted:
+            return float(median(counted))
+        return int(manifest["n"]) * float(manifest["mean_bytes"]) / BYTES_PER_TOKEN
+    return None if n is None else n * CHUNK_SHARE * max_bytes / BYTES_PER_TOKEN
+
+
+def weights_in_memory(card: Card, dtype: str, quantization: str) -> float:
+    """Bytes that a model's weights take on GPUs.
+
+    Args:
+        card: the model.
+        dtype: as configured; ``auto`` becomes a 16-bit one on a GPU.
+        quantization: ``int8``, ``nf4``, ``fp4``; empty or ``none`` for none.
+    """
+    if (card.quantization or "").startswith("bitsandbytes"):
+        return float(card.bytes)
+    return card.parameters * _ITEM_BYTES.get(quantization, _ITEM_BYTES.get(dtype, 2.0))
+
+
+def gpus_needed(weights: float, hardware: Hardware) -> int:
+    """How many of the configured GPUs hold so many bytes of weights; at least one."""
+    return max(1, math.ceil(weights / (WEIGHT_SHARE * hardware.gpu_memory_gb * 1e9)))

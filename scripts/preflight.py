@@ -1,0 +1,70 @@
+"""Ask about every configured model without a card; print what a run would meet, take and skip."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from klmap import log, preflight, preflight_table, refresh
+from klmap.config import Hardware
+from klmap.errors import KlmapError
+
+
+def text_set(argument: str) -> preflight.TextSet:
+    """Read ``name=n,max_bytes``, where n is ``all`` for a recipe that does not say."""
+    name, _, sizes = argument.partition("=")
+    n, _, max_bytes = sizes.partition(",")
+    return preflight.TextSet(name, None if n == "all" else int(n), int(max_bytes))
+
+
+def main() -> None:
+    """Look at what is configured and print the table; exit status 1 if a run would stop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sources", type=Path, required=True, help="table of configured models")
+    parser.add_argument("--plan", type=Path, required=True, help="table of wanted scores")
+    parser.add_argument("--cards", type=Path, required=True, help="folder of <source>/card.json")
+    parser.add_argument(
+        "--texts", type=text_set, nargs="+", required=True, help="text sets as name=n,max_bytes"
+    )
+    parser.add_argument(
+        "--on-failure",
+        choices=("stop", "skip"),
+        default="stop",
+        help="with skip, an unusable model gets a card that says why",
+    )
+    parser.add_argument(
+        "--mirrors", type=Path, nargs="*", default=[], help="filled caches of the Hub"
+    )
+    parser.add_argument("--disk-budget-gb", type=float, required=True, help="for downloads")
+    parser.add_argument("--gpu-memory-gb", type=float, required=True, help="of one GPU")
+    parser.add_argument("--max-gpus", type=int, required=True, help="of one job; 0 for none")
+    parser.add_argument("--table", type=Path, required=True, help="preflight.tsv to write")
+    arguments = parser.parse_args()
+    outlook = preflight.look(
+        refresh.read_index(arguments.sources),
+        preflight.read_plan(arguments.plan),
+        arguments.texts,
+        arguments.cards,
+        Hardware(
+            disk_budget_gb=arguments.disk_budget_gb,
+            gpu_memory_gb=arguments.gpu_memory_gb,
+            max_gpus=arguments.max_gpus,
+        ),
+        skip=arguments.on_failure == "skip",
+        mirrors=arguments.mirrors,
+    )
+    preflight.write_rows(arguments.table, outlook)
+    width = shutil.get_terminal_size((100, 24)).columns
+    sys.stdout.write("\n" + preflight_table.render(outlook, arguments.table, width))
+    sys.stdout.flush()
+    if outlook.blocking:
+        raise KlmapError(
+            f"the run would stop; of {len(outlook.rows)} models {len(outlook.blocking)} are to be "
+            f"mended first: {arguments.table}"
+        )
+
+
+if __name__ == "__main__":
+    log.run(main)
