@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import threading
 import time
 from base64 import urlsafe_b64decode
@@ -97,6 +98,7 @@ class Claim:
         granted: whether it has its room.
         owner: the process that fetches.
         run: the workflow that started that process, if any.
+        ended: whether that process has ended its fetch, well or badly.
     """
 
     source: str
@@ -106,6 +108,7 @@ class Claim:
     granted: bool
     owner: Owner
     run: Owner | None
+    ended: bool = False
 
     @property
     def rank(self) -> tuple[int, float, str]:
@@ -160,7 +163,10 @@ class Budget:
         finally:
             stop.set()
             with self._lock():
-                if not self._taken(source):
+                if self._taken(source):
+                    claim.ended = True
+                    self._write(claim)
+                else:
                     self._path(source).unlink(missing_ok=True)
 
     def _register(self, claim: Claim) -> None:
@@ -301,6 +307,8 @@ class Budget:
 
     def _is_active(self, claim: Claim) -> bool:
         """Whether the process that made a claim is still at it."""
+        if claim.ended:
+            return False
         if claim.owner.is_here:
             return claim.owner.is_alive
         try:
@@ -349,19 +357,26 @@ def _parse(path: Path) -> Claim:
 
 def size_of(folder: Path) -> int:
     """Bytes of the files in a folder, 0 where there is none; links take no room here."""
-    total = 0
-    for path in folder.rglob("*") if folder.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError):
-            total += 0 if path.is_symlink() or path.is_dir() else path.stat().st_size
-    return total
+    return sum(file.st_size for _, file in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The regular files below a folder; others may remove them, and it, in the meantime."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            with contextlib.suppress(FileNotFoundError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    yield path, found
 
 
 def _outputs_in_work(notes: Path, since: float) -> set[str]:
     """Outputs of the jobs that Snakemake has started since a time and not seen to end."""
     found = set()
-    for path in notes.rglob("*"):
-        with contextlib.suppress(OSError, ValueError):
-            if path.is_file() and path.stat().st_mtime >= since:
-                parts = [part.removeprefix("@") for part in path.relative_to(notes).parts]
+    for path, file in _files(notes):
+        if file.st_mtime >= since:
+            parts = [part.removeprefix("@") for part in path.relative_to(notes).parts]
+            with contextlib.suppress(ValueError):
                 found.add(os.path.normpath(urlsafe_b64decode("".join(parts)).decode()))
     return found
