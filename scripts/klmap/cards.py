@@ -127,13 +127,13 @@ def relation_of(
         ``finetune``, ``merge``, ``adapter`` or ``quantized``: as stated, else as the Hub has it,
         else by what the rest shows; None without parents.
     """
+    if not parents:
+        return None
     tags = list(tags)
     named = [tag.split(":")[1] for tag in tags if tag.count(":") == 2 and tag.startswith(_TAG)]
     for word in (stated, *named):
         if word in _RELATIONS:
             return word
-    if not parents:
-        return None
     if quantization:
         return "quantized"
     return "merge" if len(parents) > 1 or {"merge", "mergekit"} & set(tags) else "finetune"

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,18 +101,27 @@ def _download_file(url: str, path: Path) -> None:
     part.replace(path)
 
 
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+def _end_with_parent() -> None:
+    """End this process at once when the one that started it is gone: that closes the pipe.
+
+    Two downloads that write to the same file would spoil it.
+    """
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     os._exit(1)
 
 
 def main() -> None:
-    """Download what standard input asks for; say on standard output what went wrong."""
+    """Download what the first line of standard input asks for, as long as that stays open.
+
+    What went wrong is said on standard output.
+    """
     setup()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    asked = json.load(sys.stdin)
+    line = sys.stdin.readline()
+    if not line:
+        raise SystemExit(1)
+    asked = json.loads(line)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     answer: dict[str, Any] = {}
     try:
         download(

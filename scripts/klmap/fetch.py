@@ -133,8 +133,12 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
         )
     partial = target.parent / disk.PARTIAL
     with _room(target, missing, way):
-        _prepare(partial, missing)
-        _download(card, partial, missing, way)
+        try:
+            _download(card, partial, missing, way)
+        except PermanentFailure:
+            # Nobody will ever go on from here.
+            remove(partial)
+            raise
         for name, path in here.items():
             (partial / name).symlink_to(path)
         remove(partial / ".cache")
@@ -235,8 +239,9 @@ def _attempt(card: Card, partial: Path, todo: Sequence[_Entry], way: Way, classi
         text=True,
     ) as process:
         assert process.stdin is not None
-        process.stdin.write(json.dumps(asked))
-        process.stdin.close()
+        # The pipe stays open: the download ends by itself when this process does.
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
         try:
             _watch(process, card, partial, sum(int(entry["size"]) for entry in todo), way)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -40,8 +41,9 @@ counts requests in windows of five minutes)."""
 NETWORK_ATTEMPTS = 4
 """How often a question is put where no answer comes at all: without a network, waiting is vain."""
 
-TIMEOUT = 30.0
-"""Seconds after which a silent connection is given up; the library by itself waits for ever."""
+TIMEOUT = float(os.environ.get("KLMAP_HUB_TIMEOUT", "30"))
+"""Seconds after which a silent connection is given up (own); the library by itself waits for
+ever."""
 
 LONGEST_WAIT = 60.0
 
@@ -149,9 +151,17 @@ def status_of(error: BaseException) -> int | None:
 
 def is_network(error: BaseException) -> bool:
     """Whether an error says that no answer, or only a part of one, came."""
-    return any(
+    return _is_partial(error) or any(
         isinstance(cause, (ConnectionError, TimeoutError, LocalEntryNotFoundError))
         or type(cause).__module__.startswith(("httpx", "httpcore"))
+        for cause in _causes(error)
+    )
+
+
+def _is_partial(error: BaseException) -> bool:
+    """Whether an answer came that is no whole one; the library names no class for a short file."""
+    return any(
+        isinstance(cause, json.JSONDecodeError) or (type(cause) is OSError and cause.errno is None)
         for cause in _causes(error)
     )
 
@@ -211,6 +221,10 @@ def _explain(name: str, id: str, revision: str | None, error: Exception) -> NoRe
         ) from None
     if isinstance(error, HfHubHTTPError):
         raise KlmapError(f"{name}: the Hub answered with an error ({first_line(error)})") from None
+    if _is_partial(error):
+        raise KlmapError(
+            f"{name}: the answer of the Hub is not whole ({first_line(error)}); run again later"
+        ) from None
     if is_network(error) or (isinstance(error, OSError) and error.errno is None):
         raise KlmapError(f"{name}: the Hub cannot be reached ({first_line(error)})") from None
     raise error

@@ -145,7 +145,9 @@ def _tokenizer_hash(card: Card) -> str:
 def _resolve_cached(card: Card, remote_code: bool, mirrors: Sequence[Path]) -> None:
     """Fill a card from a snapshot in a cache; its commit is the one that was current then."""
     name = card.id if card.revision is None else f"{card.id}@{card.revision}"
-    found = caches.snapshot(card.id, card.revision, mirrors)
+    found = hub.ask(
+        card.id, card.revision, lambda: caches.snapshot(card.id, card.revision, mirrors)
+    )
     if found is None:
         raise KlmapError(
             f"{name}: HF_HUB_OFFLINE is set and no cache holds this model; download it with "
