@@ -159,8 +159,15 @@ def card_of(wildcards: object) -> str:
 
 
 def weights_of(wildcards: object) -> str:
-    """Weights of the model behind a score."""
-    return f"{RESULTS}/models/{asked_for(wildcards).source}/weights"
+    """Weights of the model behind a score.
+
+    Weights that are fetched again for another score must not repeat a score that is there, so for
+    that one their age does not count. For a score that is missing it has to: where a fetch was
+    killed at its very end, Snakemake would else forget all that comes after it.
+    """
+    path = f"{RESULTS}/models/{asked_for(wildcards).source}/weights"
+    made = os.path.exists(score_path(wildcards.texts, wildcards.model))
+    return ancient(path) if made else path
 
 
 def cards_of(wildcards: object) -> list[str]:

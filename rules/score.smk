@@ -6,7 +6,7 @@ rule score:
     """Log-likelihoods of one model on one text set: an independent GPU job."""
     input:
         card=card_of,
-        weights=ancient(weights_of),
+        weights=weights_of,
         texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
         manifest=f"{RESULTS}/{{texts}}/texts.json",
     output:

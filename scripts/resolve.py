@@ -43,7 +43,9 @@ def main() -> None:
         mirrors=arguments.mirrors,
     )
     cards.write_card(arguments.card, card)
-    if not card.error:
+    if card.error:
+        log.logger.warning("%s", card.error)
+    else:
         log.logger.info(
             "%s: %s, %s parameters, commit %s",
             card.id,

@@ -30,6 +30,7 @@ ELSEWHERE = Owner("another-machine", 1, 0.0)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(disk, "POLL", 0.02)
+    monkeypatch.setattr(disk, "SETTLE", 0.1)
     monkeypatch.chdir(tmp_path)
 
 
@@ -196,7 +197,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {str(Path(disk.__file__).parents[1])!r})
 from klmap import disk
-disk.POLL = 0.02
+disk.POLL, disk.SETTLE = 0.02, 0.1
 source, size = sys.argv[1], int(sys.argv[2])
 with disk.Budget(Path("models"), {10 * MB}).room(source, size, 1, int(sys.argv[3])):
     part = Path("models", source, disk.PARTIAL)
@@ -343,10 +344,14 @@ def test_a_process_knows_the_workflow_above_it(tmp_path: Path) -> None:
     assert done.stdout.strip() == "True"
 
 
-def test_a_lock_of_a_killed_process_does_not_block(budget: Budget) -> None:
+def test_a_lock_of_a_killed_process_does_not_block(
+    budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LEASE", 1.0)
     code = (
-        "import sys, time; from filelock import SoftFileLock\n"
-        "SoftFileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from filelock import SoftFileLease\n"
+        "SoftFileLease(sys.argv[1], lease_duration=1.0).acquire()\n"
+        "print('held', flush=True); time.sleep(60)"
     )
     budget.ledger.mkdir(parents=True)
     with subprocess.Popen(

@@ -17,10 +17,11 @@ import time
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
-from filelock import SoftFileLock
+from filelock import SoftFileLease
 
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import read_json, remove, write_json
@@ -43,6 +44,12 @@ SILENT = 300.0
 """Seconds after which the owner of a claim on another machine counts as dead (own)."""
 
 BEAT = 20.0
+
+LEASE = 15.0
+"""Seconds after which the lock of the ledger is taken from a process that does not renew it."""
+
+SETTLE = 2.0
+"""Seconds for which a fetch lets others get in line before it, where room is short."""
 
 OVERHEAD = 4096
 """Bytes reckoned for each file besides its content: notes that the download library makes."""
@@ -77,8 +84,9 @@ class Owner:
             return False
 
 
+@cache
 def workflow() -> Owner | None:
-    """The Snakemake process that started this one; None where a person did."""
+    """The Snakemake process that started this one, as first seen; None where a person did."""
     for process in psutil.Process().parents():
         with contextlib.suppress(psutil.Error):
             if any("snakemake" in Path(part).name for part in process.cmdline()[:3]):
@@ -192,6 +200,9 @@ class Budget:
     def _wait(self, claim: Claim) -> None:
         told = 0.0
         while True:
+            # First of all: what a killed workflow leaves is for the next one to go on from.
+            if claim.run is not None and not claim.run.is_alive:
+                raise KlmapError(f"{claim.source}: the workflow that asked for it has ended")
             with self._lock():
                 lack = self._lack(claim)
                 if lack is not None and lack > 0 and self._stands_still(claim):
@@ -200,8 +211,6 @@ class Budget:
                     claim.granted = True
                     self._write(claim)
                     return
-            if claim.run is not None and not claim.run.is_alive:
-                raise KlmapError(f"{claim.source}: the workflow that asked for it has ended")
             if time.monotonic() - told > 600:
                 told = time.monotonic()
                 logger.info("%s: waiting for room, %s", claim.source, self._state(lack))
@@ -221,8 +230,11 @@ class Budget:
         waiting = [found for found in others if not found.granted and self._is_active(found)]
         if any(found.rank < claim.rank for found in waiting):
             return None
-        held = {found.source: self._held(found) for found in others if found not in waiting}
-        lack = sum(held.values()) + claim.size - self.limit
+        held = sum(self._held(found) for found in others if found not in waiting)
+        lack = held + claim.size - self.limit
+        # Fetches that are started together get in line in any order.
+        if lack + 3 * claim.size > 0 and time.time() - claim.since < SETTLE:
+            return None
         for found in others:
             partial = self.models / found.source / PARTIAL
             if lack > 0 and not self._is_active(found) and partial.exists():
@@ -328,10 +340,10 @@ class Budget:
     def _write(self, claim: Claim) -> None:
         write_json(self._path(claim.source), asdict(claim))
 
-    def _lock(self) -> SoftFileLock:
-        """One process at a time, on any file system; one that died with it does not block."""
+    def _lock(self) -> SoftFileLease:
+        """One process at a time, on any file system; one that died with it blocks not for long."""
         self.ledger.mkdir(parents=True, exist_ok=True)
-        return SoftFileLock(self.ledger / ".lock", lifetime=SILENT, poll_interval=0.05)
+        return SoftFileLease(self.ledger / ".lock", lease_duration=LEASE, poll_interval=0.05)
 
 
 def too_large(source: str, size: int, limit: int) -> str:

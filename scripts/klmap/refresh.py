@@ -45,8 +45,9 @@ class News:
 
     Attributes:
         source: name of the source.
-        change: ``moved``, ``usable again``, ``failing`` or ``unreachable``; the card is rewritten
-            for the first two alone.
+        change: ``moved`` or ``usable again``, for which the card is rewritten; else
+            ``unreachable`` or why the model cannot be used any more (``gone``, ``needs a token``,
+            ...).
         detail: from which commit to which, or the reason.
     """
 
@@ -112,7 +113,9 @@ def _ask_again(source: Source, folder: Path) -> News | None:
     except KlmapError as error:
         return News(source.name, "unreachable", str(error))
     if new.error:
-        return None if new.error == old.error else News(source.name, "failing", new.error)
+        kept = "" if old.error else "its card and its scores are kept: "
+        known = new.error == old.error
+        return None if known else News(source.name, new.state, f"{kept}{new.error}")
     if new.commit == old.commit and not old.error:
         return None
     cards.write_card(path, new)
@@ -127,8 +130,9 @@ def _short(card: Card) -> str:
 def _report(news: Sequence[News], asked: int) -> None:
     """Log one line per model with news, aligned, and the counts."""
     width = max((len(item.source) for item in news), default=0)
+    kinds = max((len(item.change) for item in news), default=0)
     for item in news:
-        logger.info("%-*s  %-12s  %s", width, item.source, item.change, item.detail)
+        logger.info("%-*s  %-*s  %s", width, item.source, kinds, item.change, item.detail)
     rewritten = sum(item.change in ("moved", "usable again") for item in news)
     logger.info(
         "%d models asked about, %d cards rewritten, %d without usable answer",
