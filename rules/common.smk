@@ -63,6 +63,8 @@ ON_HEAD = CONFIG.hardware.download_on == "head"
 # five more than cores. `--resources downloads=2` asks for fewer at a time.
 if "downloads" not in workflow.global_resources:
     workflow.global_resources["downloads"] = 4
+TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
+IS_UNUSABLE: dict[str, bool] = {}
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
 ZOO = f"{RESULTS}/models/_zoo"
 # Aggregation is cheap, so it follows the library's code; scores never do.
@@ -306,24 +308,42 @@ def map_files() -> list[str]:
     return [f"{RESULTS}/{texts}/{name}" for texts in CONFIG.texts for name in names]
 
 
+def is_small(model: str) -> bool:
+    """Whether a scoring job needs little: a demo model, or one whose card says it cannot be scored.
+
+    The job of the latter only writes the reason down. Asked again once the card is there.
+    """
+    entry = CONFIG.by_slug[model]
+    if entry.is_demo or CONFIG.on_model_failure == "stop":
+        return entry.is_demo
+    if entry.source not in IS_UNUSABLE:
+        try:
+            card = Path(RESULTS, "models", entry.source, "card.json").read_text()
+            IS_UNUSABLE[entry.source] = bool(json.loads(card).get("error"))
+        except (OSError, ValueError):
+            return False
+    return IS_UNUSABLE[entry.source]
+
+
 def score_threads(wildcards: object) -> int:
-    """CPUs of one scoring job; the demo's models are too small to share."""
-    return 1 if asked_for(wildcards).is_demo else CONFIG.hardware.cpus
+    """CPUs of one scoring job."""
+    asked_for(wildcards)
+    return 1 if is_small(wildcards.model) else CONFIG.hardware.cpus
 
 
 def score_gpus(wildcards: object) -> int:
-    """GPUs of one scoring job; the demo's models need none."""
-    return 0 if asked_for(wildcards).is_demo else min(1, CONFIG.hardware.max_gpus)
+    """GPUs of one scoring job."""
+    return 0 if is_small(wildcards.model) else min(1, CONFIG.hardware.max_gpus)
 
 
 def score_memory(wildcards: object, attempt: int) -> int:
     """Host memory of one scoring job in MB, more with each attempt."""
-    return attempt * (4000 if asked_for(wildcards).is_demo else 32000)
+    return attempt * (4000 if is_small(wildcards.model) else 32000)
 
 
 def score_minutes(wildcards: object, attempt: int) -> int:
     """Time limit of one scoring job in minutes, more with each attempt."""
-    return attempt * (15 if asked_for(wildcards).is_demo else 120)
+    return attempt * (15 if is_small(wildcards.model) else 120)
 
 
 def text_recipe(wildcards: object) -> str:

@@ -48,6 +48,9 @@ BEAT = 20.0
 LEASE = 15.0
 """Seconds after which the lock of the ledger is taken from a process that does not renew it."""
 
+TELL = 600.0
+"""Seconds between two lines in the log of a fetch that waits."""
+
 SETTLE = 2.0
 """Seconds for which a fetch lets others get in line before it, where room is short."""
 
@@ -198,7 +201,7 @@ class Budget:
         )
 
     def _wait(self, claim: Claim) -> None:
-        told = 0.0
+        told = time.monotonic() - TELL + 5 * SETTLE
         while True:
             # First of all: what a killed workflow leaves is for the next one to go on from.
             if claim.run is not None and not claim.run.is_alive:
@@ -211,7 +214,7 @@ class Budget:
                     claim.granted = True
                     self._write(claim)
                     return
-            if time.monotonic() - told > 600:
+            if time.monotonic() - told > TELL:
                 told = time.monotonic()
                 logger.info("%s: waiting for room, %s", claim.source, self._state(lack))
             time.sleep(POLL)

@@ -31,7 +31,7 @@ THREADS = 4
 PATIENCE = 120.0
 """Seconds for which one file is asked for again; ``fetch`` has further attempts."""
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 """Bytes between two writes: small, so that a slow download can be told from one that hangs."""
 
 PART = ".part"

@@ -115,6 +115,7 @@ def _check_folder(card: Card, folder: Path) -> None:
 
 def _fetch_hub(card: Card, target: Path, way: Way) -> None:
     """Link what caches hold, download the rest within the budget, check all of it."""
+    disk.workflow()  # once it is gone it can no longer be found
     here: dict[str, Path] = {}
     for entry in card.files:
         found = caches.find(card.id, card.commit, entry, way.mirrors)
@@ -143,6 +144,7 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
             (partial / name).symlink_to(path)
         remove(partial / ".cache")
         flush(partial)
+        _check_workflow(card)
         remove(target)
         partial.replace(target)
 
@@ -216,6 +218,17 @@ class _WorkflowEnded(KlmapError):
     """Nobody waits for the files any more."""
 
 
+def _check_workflow(card: Card) -> None:
+    """Leave nothing to a workflow that was killed: the next one would find it unannounced.
+
+    Raises:
+        _WorkflowEnded: the Snakemake that started this process is gone.
+    """
+    run = disk.workflow()
+    if run is not None and not run.is_alive:
+        raise _WorkflowEnded(f"{card.id}: the workflow that asked for it has ended")
+
+
 def _attempt(card: Card, partial: Path, todo: Sequence[_Entry], way: Way, classic: bool) -> None:
     """Run one download in a process of its own, and end it where it hangs.
 
@@ -279,7 +292,6 @@ def _watch(
     Raises:
         KlmapError: no new byte has come for too long, or nobody waits for it any more.
     """
-    run = disk.workflow()
     before = seen = disk.size_of(partial)
     progress = Progress(expected, "bytes")
     last = time.monotonic()
@@ -299,5 +311,4 @@ def _watch(
             raise KlmapError(
                 f"{card.id}: no byte for {way.stall:g} s after {seen - before:,} of {expected:,}"
             )
-        if run is not None and not run.is_alive:
-            raise _WorkflowEnded(f"{card.id}: the workflow that asked for it has ended")
+        _check_workflow(card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import re
@@ -49,6 +50,11 @@ LONGEST_WAIT = 60.0
 
 _SPENT = re.compile(r"\br=0\s*;\s*t=(\d+)")
 """What the header RateLimit says when no request is left: seconds until there are new ones."""
+
+_QUERY = re.compile(r"(?<=[\w/])\?[^\s'\")]+")
+
+# Its warnings repeat those below, and hold addresses with keys in them.
+logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 _Result = TypeVar("_Result")
 
@@ -256,6 +262,9 @@ def _hint(id: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where it has none."""
+    """The first line of an error's message, or its type where it has none.
+
+    Without what follows the question mark of an address: there are the keys to the content.
+    """
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return _QUERY.sub("", lines[0]) if lines else type(error).__name__

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klmap import cards, resolve
-from klmap.cards import Card
 from klmap.errors import InputError, KlmapError
 from klmap.files import read_tsv
 from klmap.log import logger
@@ -119,12 +118,9 @@ def _ask_again(source: Source, folder: Path) -> News | None:
     if new.commit == old.commit and not old.error:
         return None
     cards.write_card(path, new)
-    change = "usable again" if old.error else "moved"
-    return News(source.name, change, f"{_short(old)} -> {_short(new)}")
-
-
-def _short(card: Card) -> str:
-    return card.commit[:12] or "no commit"
+    if old.error:
+        return News(source.name, "usable again", f"commit {new.commit[:12]}")
+    return News(source.name, "moved", f"{old.commit[:12]} -> {new.commit[:12]}")
 
 
 def _report(news: Sequence[News], asked: int) -> None:

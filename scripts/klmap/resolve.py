@@ -83,7 +83,6 @@ def resolve_or_explain(
     try:
         _fill(card, folder, remote_code, mirrors)
     except PermanentFailure as failure:
-        logger.warning("%s", failure)
         card.error, card.state = str(failure), failure.state
     return card
 
