@@ -22,8 +22,8 @@ from tests.hub_models import COMMIT, Klmap, shards
 from tests.hub_server import Repository, serve
 
 MB = 1 << 20
-WEIGHTS = {"model.embed_tokens.weight": ("BF16", [100, 15 * 1024])}
-"""Three megabytes."""
+WEIGHTS = {"model.embed_tokens.weight": ("BF16", [128, 32 * 1024])}
+"""Eight megabytes: fetching them twice shows, beside what is on its way when a network breaks."""
 NAMES = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
 LARGE = "model.safetensors"
 
@@ -80,7 +80,7 @@ def klmap(tmp_path: Path) -> Iterator[Klmap]:
 
 @pytest.fixture
 def made(klmap: Klmap, folder: Path) -> Repository:
-    """A model of three megabytes as org/m, and its card as card.json."""
+    """A model of eight megabytes as org/m, and its card as card.json."""
     made = klmap.upload("org/m", folder)
     write_card(klmap, "org/m")
     shutil.rmtree(klmap.home)  # with the config.json that resolve has left in the cache
@@ -290,11 +290,11 @@ def test_plain_http_takes_over_from_the_chunk_service(
 
 
 def in_the_middle(klmap: Klmap, made: Repository) -> tuple[subprocess.Popen[str], psutil.Process]:
-    """A fetch that has a third of the weights, and its download."""
-    klmap.hub.rate = 2 * MB
+    """A fetch that has half of the weights, and its download."""
+    klmap.hub.rate = 8 * MB
     running = klmap.start("fetch.py", *options())
     deadline = time.monotonic() + 30
-    while made.sent.get(LARGE, 0) < MB:
+    while made.sent.get(LARGE, 0) < 4 * MB:
         assert time.monotonic() < deadline
         assert running.poll() is None
         time.sleep(0.02)
