@@ -85,4 +85,5 @@ rule prune:
         mem_mb=1000,
         runtime=10,
     shell:
-        f"{SCRIPTS}/prune.py --index {{input}} --list {RESULTS}/prune.tsv 2>&1 | tee {{log}}"
+        f"{SCRIPTS}/prune.py --index {{input}} --models {RESULTS}/models "
+        f"--list {RESULTS}/prune.tsv 2>&1 | tee {{log}}"

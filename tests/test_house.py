@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,20 @@ def test_conda_environments_repeat_the_pins():
     for path in sorted((ROOT / "envs").glob("*.yaml")):
         listed = yaml.safe_load(path.read_text())["dependencies"][-1]["pip"]
         assert set(listed) <= pins, path.name
+
+
+def test_the_analysis_environment_has_all_that_is_imported():
+    """All but the modules that load models run in it, wherever it is deployed."""
+    listed = yaml.safe_load((ROOT / "envs/analysis.yaml").read_text())["dependencies"][-1]["pip"]
+    names = {pin.partition("==")[0].lower().replace("_", "-") for pin in listed}
+    distributions = packages_distributions()
+    for name in MODULES:
+        if name.startswith(("scorer", "zoo", "tokens")):
+            continue
+        for package in imports(LIBRARY / f"{name}.py") - set(sys.stdlib_module_names):
+            if not package.startswith("klmap"):
+                found = {part.lower().replace("_", "-") for part in distributions[package]}
+                assert found & names, f"{name} imports {package}, which analysis.yaml lacks"
 
 
 def test_installed_versions_are_the_pinned_ones():

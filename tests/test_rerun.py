@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from klmap.disk import PARTIAL, WEIGHTS
 from tests.project import AGGREGATION, Project
 
 pytestmark = pytest.mark.workflow
@@ -195,12 +196,17 @@ def test_prune_lists_first_and_removes_when_asked_again(project):
     folder = project.folder / "results/tiny/scores"
     for score in folder.glob("models--b*.h5"):
         score.with_suffix(".partial").write_bytes(b"of a job that was killed")
+    rests = [project.folder / "results/models/models--b" / name for name in (WEIGHTS, PARTIAL)]
+    for rest in rests:
+        rest.mkdir()
+        (rest / "model.safetensors").write_bytes(bytes(1000))
     output = project.run("prune")
     assert "Nothing was removed yet" in output
     assert project.scores() == before
     project.run("prune")
     assert set(project.scores()) == {"models--a"}
     assert not list(folder.glob("*.partial"))
+    assert not any(rest.exists() for rest in rests)
     assert "nothing to remove" in project.run("prune")
 
 

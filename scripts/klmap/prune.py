@@ -1,4 +1,4 @@
-"""Scores that no configuration asks for any more: list them first, remove them when asked again."""
+"""Scores and weights that no configuration asks for: list them first, remove when asked again."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from klmap import disk
 from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN
-from klmap.files import read_tsv, write_tsv
+from klmap.files import read_tsv, remove, write_tsv
 from klmap.log import logger
 
 _SCORE = re.compile(rf"({MODEL_PATTERN})\.({FINGERPRINT_PATTERN})\.(?:h5|partial|failed\.json)")
@@ -34,24 +35,42 @@ def unwanted(index: Path) -> list[Path]:
     return found
 
 
-def prune(indexes: Sequence[Path], listing: Path) -> list[Path]:
-    """List unwanted scores; remove them if the listing of an earlier call is the same.
+def unwanted_weights(indexes: Sequence[Path], models: Path) -> list[Path]:
+    """Weights, or parts of them, of models that no index names: rests of runs that were killed.
+
+    Args:
+        indexes: one ``index.tsv`` per text set, with the column source.
+        models: folder of ``<source>/weights``.
+    """
+    wanted = {row["source"] for index in indexes for row in read_tsv(index)}
+    return [
+        path
+        for name in (disk.WEIGHTS, disk.PARTIAL)
+        for path in sorted(models.glob(f"*/{name}"))
+        if path.parent.name not in wanted
+    ]
+
+
+def prune(indexes: Sequence[Path], models: Path, listing: Path) -> list[Path]:
+    """List unwanted scores and weights; remove them if the listing of an earlier call is the same.
 
     Scores cost GPU hours, so nothing is removed that was not shown before: a configuration can
     be a wrong one, or two configurations can share a results folder.
 
     Args:
         indexes: one ``index.tsv`` per text set.
+        models: folder of ``<source>/weights``.
         listing: where the list is kept between the two calls.
 
     Returns:
-        The files that were removed.
+        The files and folders that were removed.
     """
     files = [path for index in indexes for path in unwanted(index)]
-    sizes = [path.stat().st_size for path in files]
+    files += unwanted_weights(indexes, models)
+    sizes = [disk.size_of(path) if path.is_dir() else path.stat().st_size for path in files]
     if not files:
         listing.unlink(missing_ok=True)
-        logger.info("every score is asked for by this configuration; nothing to remove")
+        logger.info("all scores and weights are asked for by this configuration; nothing to remove")
         return []
     shown = [row["file"] for row in read_tsv(listing)] if listing.is_file() else []
     confirmed = shown == [str(path) for path in files]
@@ -69,7 +88,7 @@ def prune(indexes: Sequence[Path], listing: Path) -> list[Path]:
         )
         return []
     for path in files:
-        path.unlink()
+        remove(path)
     listing.unlink()
     logger.info("removed %d files", len(files))
     return files
