@@ -441,6 +441,6 @@ def test_filled_caches_and_mirrors_are_linked(tmp_path: Path, model: Path) -> No
         clone.environment["HF_HUB_OFFLINE"] = "1"
         with watched(clone) as most:
             clone.run()
-        assert most[0] == 0
+        assert most[0] < 100_000, "no weights, only the small files"
         assert {id: dict(found.sent) for id, found in hub.repositories.items()} == sent
         assert len(clone.scores()) == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from klmap import caches, cards, disk
+from klmap import caches, cards, disk, repository
 from klmap.cards import Card
 from klmap.download import PART
 from klmap.errors import InputError, KlmapError, PermanentFailure
@@ -123,9 +124,11 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
             here[str(entry["name"])] = found
     missing = [entry for entry in card.files if entry["name"] not in here]
     if here:
-        logger.info("%s: %d files are in a cache and linked", card.id, len(here))
+        logger.info("%s: %d of %d files are in a cache", card.id, len(here), len(card.files))
     if not missing:
-        _link(target, here)
+        with atomic(target) as temporary:
+            temporary.mkdir()
+            _take(here, temporary)
         return
     if constants.HF_HUB_OFFLINE:
         raise KlmapError(
@@ -140,13 +143,26 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
             # Nobody will ever go on from here.
             remove(partial)
             raise
-        for name, path in here.items():
-            (partial / name).symlink_to(path)
+        _take(here, partial)
         remove(partial / ".cache")
         flush(partial)
         _check_workflow(card)
         remove(target)
         partial.replace(target)
+
+
+def _take(files: Mapping[str, Path], folder: Path) -> None:
+    """Link weights from a cache; copy what is small.
+
+    Looking a model up leaves its config.json in the cache of this account, which compute nodes may
+    not see; where somebody filled a cache with weights, they can be expected to.
+    """
+    weights = set(repository.weight_files(files))
+    for name, path in files.items():
+        if name in weights:
+            (folder / name).symlink_to(path)
+        else:
+            shutil.copyfile(path, folder / name)
 
 
 def _room(

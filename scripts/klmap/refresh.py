@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import constants
+
 from klmap import cards, resolve
 from klmap.errors import InputError, KlmapError
 from klmap.files import read_tsv
@@ -105,6 +107,9 @@ def refresh(sources: Iterable[Source], folder: Path) -> list[News]:
 def _ask_again(source: Source, folder: Path) -> News | None:
     path = folder / source.name / "card.json"
     old = cards.read_card(path)
+    if source.folder is None and constants.HF_HUB_OFFLINE:
+        # A cache knows what a model was, and would take its card back to that.
+        return News(source.name, "unreachable", "HF_HUB_OFFLINE is set; unset it to ask the Hub")
     try:
         new = resolve.resolve_or_explain(
             source.id, source.revision, source.folder, remote_code=source.remote_code
