@@ -63,6 +63,9 @@ ON_HEAD = CONFIG.hardware.download_on == "head"
 # five more than cores. `--resources downloads=2` asks for fewer at a time.
 if "downloads" not in workflow.global_resources:
     workflow.global_resources["downloads"] = 4
+# Where jobs are submitted, the cores of the machine that submits say nothing about those of a node.
+if workflow.global_resources["_nodes"].value is not None:
+    workflow.global_resources["_cores"] = None
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
 IS_UNUSABLE: dict[str, bool] = {}
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
