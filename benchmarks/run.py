@@ -32,6 +32,12 @@ SECTIONS = {
         "`snakemake -n` over models of which none has been scored. The peer is Snakemake itself "
         "with three bare rules per model.",
     ),
+    "hub": (
+        "Models from the Hub",
+        "A Hub in miniature runs in a process of its own on the same machine; everything asks it "
+        "through the real huggingface_hub, as whole processes with an empty cache. The peers are "
+        "the loop that people write, and `snapshot_download` of the library itself.",
+    ),
     "geometry": (
         "From scores to a map",
         "Made-up log-likelihoods of 1,018 models on 10,000 texts.",

@@ -113,6 +113,7 @@ def test_a_streamed_set_is_the_published_draw(
         corpora.Document(random_text(seed, 900), f"set{seed % 3}", str(seed)) for seed in range(150)
     ]
     monkeypatch.setattr(texts, "hub_documents", lambda _: iter(documents))
+    monkeypatch.setattr(texts, "dataset_commit", lambda _: "a" * 40)
     made, manifest = make(tmp_path, HubTexts(source="hub", dataset="org/set", n=n, pool=pool))
     pieces = [
         (chunk, document.domain)

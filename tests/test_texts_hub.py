@@ -52,6 +52,27 @@ def test_a_dataset_is_streamed_cut_and_sampled_as_published(tmp_path: Path) -> N
     records = [json.loads(line) for line in (tmp_path / "texts.jsonl").open(encoding="utf-8")]
     assert [(record["text"], record["domain"]) for record in records] == expected
     assert any(COMMIT in request for request in requests), "the rows of one commit are read"
+    assert json.loads((tmp_path / "texts.json").read_text())["commit"] == COMMIT
+
+
+def test_a_connection_that_breaks_in_the_middle_changes_no_text(tmp_path: Path) -> None:
+    with serve() as hub:
+        assert run_script(hub, tmp_path / "home", tmp_path / "whole").returncode == 0
+        hub.repositories[f"datasets/{NAME}"].faults = {"train.jsonl": ["cut"]}
+        result = run_script(hub, tmp_path / "home", tmp_path / "cut")
+    assert result.returncode == 0, result.stderr
+    names = ("texts.jsonl", "texts.json")
+    assert all(
+        (tmp_path / "whole" / n).read_bytes() == (tmp_path / "cut" / n).read_bytes() for n in names
+    )
+
+
+def test_rests_of_a_killed_attempt_are_removed(tmp_path: Path) -> None:
+    rest = tmp_path / ".texts.jsonl.local.host.1.tmp.spool"
+    rest.write_text("large")
+    with serve() as hub:
+        assert run_script(hub, tmp_path / "home", tmp_path).returncode == 0
+    assert not rest.exists()
 
 
 def test_a_dataset_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -96,6 +96,33 @@ def _records(
         raise InputError(f"{shown}: empty; expected one text per line or row")
 
 
+def dataset_commit(recipe: HubTexts) -> str:
+    """The commit that a Hub dataset's revision, or its default branch, is at now.
+
+    Raises:
+        InputError: there is no such dataset or revision, or the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    from klmap import hub
+
+    try:
+        info = HfApi().dataset_info(recipe.dataset, revision=recipe.revision, timeout=hub.TIMEOUT)
+    except Exception as error:
+        if not isinstance(error, (OSError, ValueError)) and not hub.is_network(error):
+            raise
+        raise _unreadable(recipe, error) from error
+    return str(info.sha)
+
+
+def _unreadable(recipe: HubTexts, error: Exception) -> InputError:
+    words = " ".join(str(error).split())
+    return InputError(
+        f"dataset {recipe.dataset} (subset {recipe.subset}, split {recipe.split}, revision "
+        f"{recipe.revision}) cannot be read: {type(error).__name__}: {words}"
+    )
+
+
 def hub_documents(recipe: HubTexts) -> Iterator[Document]:
     """The first documents of a Hub dataset's split, streamed and never stored as a whole.
 
@@ -117,11 +144,7 @@ def hub_documents(recipe: HubTexts) -> Iterator[Document]:
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        words = " ".join(str(error).split())
-        raise InputError(
-            f"dataset {name} (subset {recipe.subset}, split {recipe.split}, revision "
-            f"{recipe.revision}) cannot be read: {type(error).__name__}: {words}"
-        ) from error
+        raise _unreadable(recipe, error) from error
 
 
 _Rows = Iterator[tuple[int, Mapping[str, Any]]]

@@ -19,7 +19,13 @@ from typing import Any
 
 from klmap import environment
 from klmap.config_texts import EnvironmentTexts, HubTexts, RecordTexts, TextSet, UrlTexts
-from klmap.corpora import Document, file_documents, hub_documents, url_documents
+from klmap.corpora import (
+    Document,
+    dataset_commit,
+    file_documents,
+    hub_documents,
+    url_documents,
+)
 from klmap.errors import InputError
 from klmap.files import atomic, read_json, write_json
 from klmap.log import logger
@@ -57,11 +63,15 @@ def build(recipe: TextSet, texts: Path, manifest: Path) -> None:
         InputError: the source is broken, or has fewer texts than asked for, or fewer than two.
         KlmapError: the network failed; another time may do better.
     """
+    for rest in texts.parent.glob(f".{texts.name}.*.tmp*"):
+        rest.unlink()  # of an attempt that was killed; it can be as large as the corpus
+    commit = dataset_commit(recipe) if isinstance(recipe, HubTexts) else None
+    source = recipe.model_copy(update={"revision": commit}) if commit else recipe
     with atomic(texts) as output:
         spool = output.with_name(f"{output.name}.spool")
         download = output.with_name(f"{output.name}.download")
         try:
-            spooled = _spool(_pieces(recipe, download), spool, isinstance(recipe, EnvironmentTexts))
+            spooled = _spool(_pieces(source, download), spool, isinstance(recipe, EnvironmentTexts))
             positions = _draw(recipe, spooled)
             counts, sizes = _write(spool, positions, output)
         finally:
@@ -77,6 +87,8 @@ def build(recipe: TextSet, texts: Path, manifest: Path) -> None:
         "domains": dict(sorted(counts.items())),
         "candidates": spooled.total,
     }
+    if commit:
+        content["commit"] = commit
     if isinstance(recipe, EnvironmentTexts):
         content["versions"] = environment.versions()
     write_json(manifest, content)
