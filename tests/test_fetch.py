@@ -221,7 +221,7 @@ def test_a_lasting_fault_ends(network: Network, fault: str) -> None:
         assert found.status == 3, "the same twice: the upload itself is damaged"
         assert f"{LARGE} has the hash" in found.said
         assert "its upload is damaged: tell its owner" in found.said
-        assert not list(found.source.iterdir()), "nobody will go on from here"
+        assert [path.name for path in found.source.iterdir()] == ["weights.failed.json"]
     else:
         assert found.status == 1
         assert "run again to go on" in found.said
@@ -257,7 +257,16 @@ def test_a_broken_upload_is_no_fault_of_the_network(
     assert f"{name} has " in done.stdout
     assert "its upload is damaged" in done.stdout
     assert made.served.count(name) == 2
-    assert not list((klmap.folder / "models/m").iterdir())
+    record = klmap.folder / "models/m/weights.failed.json"
+    assert list((klmap.folder / "models/m").iterdir()) == [record]
+    again = klmap("fetch.py", *options())
+    assert again.returncode == 3
+    assert "its upload is damaged" in again.stdout
+    assert made.served.count(name) == 2, "nobody downloads it again to see the same"
+    made.short.clear()
+    record.unlink()
+    assert klmap("fetch.py", *options()).returncode == 0
+    assert not record.exists()
 
 
 def test_a_part_of_another_content_is_not_built_upon(klmap: Klmap, made: Repository) -> None:

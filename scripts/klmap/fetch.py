@@ -23,7 +23,7 @@ from klmap import caches, cards, disk, repository
 from klmap.cards import Card
 from klmap.download import PART
 from klmap.errors import InputError, KlmapError, PermanentFailure
-from klmap.files import atomic, flush, remove, sha256_of
+from klmap.files import atomic, flush, read_json, remove, sha256_of, write_json
 from klmap.log import Progress, logger
 
 FAILED = "FAILED"
@@ -85,6 +85,12 @@ def explain(target: Path, reason: str) -> None:
     with atomic(target) as temporary:
         temporary.mkdir()
         (temporary / FAILED).write_text(reason + "\n", encoding="utf-8")
+    _record(target).unlink(missing_ok=True)
+
+
+def _record(target: Path) -> Path:
+    """Where the reason of a damaged upload is left for later attempts."""
+    return target.with_name(f"{target.name}.failed.json")
 
 
 def failure_in(weights: Path) -> str | None:
@@ -136,13 +142,20 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
             f"or fill a cache with `hf download {card.id} --revision {card.commit}`"
         )
     partial = target.parent / disk.PARTIAL
+    record = _record(target)
+    if record.is_file() and (known := read_json(record)).get("commit") == card.commit:
+        raise PermanentFailure(str(known.get("error")))
     with _room(target, missing, way):
         try:
             _download(card, partial, missing, way)
-        except PermanentFailure:
+        except PermanentFailure as failure:
             # Nobody will ever go on from here.
             remove(partial)
+            if isinstance(failure, _Damaged):
+                write_json(record, {"commit": card.commit, "error": str(failure)})
+                logger.error("this is final; to try again all the same, remove %s", record)
             raise
+        record.unlink(missing_ok=True)
         _take(here, partial)
         remove(partial / ".cache")
         flush(partial)
@@ -214,7 +227,7 @@ def _download(card: Card, partial: Path, missing: Sequence[_Entry], way: Way) ->
             elif (partial / name).exists():
                 remove(partial / name)
                 if wrong.get(name) == problem:
-                    raise PermanentFailure(
+                    raise _Damaged(
                         f"{card.id}: {name} {problem}, twice; its upload is damaged: tell its "
                         "owner, and remove the model or give another revision"
                     )
@@ -228,6 +241,10 @@ def _download(card: Card, partial: Path, missing: Sequence[_Entry], way: Way) ->
         if attempt < ATTEMPTS:
             time.sleep(min(2.0 ** (attempt - 1), way.stall))
     raise KlmapError(f"{trouble}; what arrived whole is kept, run again to go on")
+
+
+class _Damaged(PermanentFailure):
+    """The Hub hands out other files than it lists; finding that out takes two downloads."""
 
 
 class _WorkflowEnded(KlmapError):
