@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,19 +210,21 @@ def _download(card: Card, partial: Path, missing: Sequence[_Entry], way: Way) ->
     """Download until every file is what the card says, or it is clear that it never will be."""
     done = _prepare(partial, missing)
     wrong: dict[str, str] = {}
+    checks = _Checks(partial, [entry for entry in missing if entry["name"] not in done])
     classic = bool(constants.HF_HUB_DISABLE_XET)
     for attempt in range(1, ATTEMPTS + 1):
         todo = [entry for entry in missing if entry["name"] not in done]
         trouble = ""
         try:
-            _attempt(card, partial, todo, way, classic)
+            _attempt(card, partial, todo, way, classic, checks)
         except KlmapError as error:
             if isinstance(error, (PermanentFailure, _WorkflowEnded)):
                 raise
             trouble = str(error)
+        checks.begin()
         for entry in todo:
             name = str(entry["name"])
-            problem = cards.mismatch(partial / name, entry)
+            problem = checks.problem(name)
             if not problem:
                 done.add(name)
             elif (partial / name).exists():
@@ -262,7 +265,40 @@ def _check_workflow(card: Card) -> None:
         raise _WorkflowEnded(f"{card.id}: the workflow that asked for it has ended")
 
 
-def _attempt(card: Card, partial: Path, todo: Sequence[_Entry], way: Way, classic: bool) -> None:
+class _Checks:
+    """Compares files with their entries in the card, each as soon as it is whole.
+
+    Hashing a gigabyte takes about a second, which is free while others still come.
+    """
+
+    def __init__(self, folder: Path, entries: Sequence[_Entry]) -> None:
+        self._folder = folder
+        self._entries = {str(entry["name"]): entry for entry in entries}
+        self._pool = ThreadPoolExecutor(max_workers=2)
+        self._found: dict[str, Future[str]] = {}
+
+    def begin(self) -> None:
+        """Begin with what has become whole; to be called while files arrive."""
+        for name in self._entries:
+            if name not in self._found and (self._folder / name).is_file():
+                self._found[name] = self._submit(name)
+
+    def problem(self, name: str) -> str:
+        """How a file differs from its entry, empty if it does not; asked again it looks anew."""
+        return (self._found.pop(name, None) or self._submit(name)).result()
+
+    def _submit(self, name: str) -> Future[str]:
+        return self._pool.submit(cards.mismatch, self._folder / name, self._entries[name])
+
+
+def _attempt(
+    card: Card,
+    partial: Path,
+    todo: Sequence[_Entry],
+    way: Way,
+    classic: bool,
+    checks: _Checks,
+) -> None:
     """Run one download in a process of its own, and end it where it hangs.
 
     Raises:
@@ -289,7 +325,7 @@ def _attempt(card: Card, partial: Path, todo: Sequence[_Entry], way: Way, classi
         process.stdin.write(json.dumps(asked) + "\n")
         process.stdin.flush()
         try:
-            _watch(process, card, partial, sum(int(entry["size"]) for entry in todo), way)
+            _watch(process, card, partial, sum(int(entry["size"]) for entry in todo), way, checks)
         finally:
             process.kill()
         answer = process.stdout.read() if process.stdout is not None else ""
@@ -318,7 +354,12 @@ def _environment(partial: Path, classic: bool) -> dict[str, str]:
 
 
 def _watch(
-    process: subprocess.Popen[str], card: Card, partial: Path, expected: int, way: Way
+    process: subprocess.Popen[str],
+    card: Card,
+    partial: Path,
+    expected: int,
+    way: Way,
+    checks: _Checks,
 ) -> None:
     """Wait for a download and show how far it is.
 
@@ -344,4 +385,5 @@ def _watch(
             raise KlmapError(
                 f"{card.id}: no byte for {way.stall:g} s after {seen - before:,} of {expected:,}"
             )
+        checks.begin()
         _check_workflow(card)
