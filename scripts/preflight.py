@@ -20,7 +20,7 @@ def text_set(argument: str) -> preflight.TextSet:
 
 
 def main() -> None:
-    """Look at what is configured and print the table; exit status 1 if a run would stop."""
+    """Look at what is configured and print the table; exit status 1 if something is to be mended first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, required=True, help="table of configured models")
     parser.add_argument("--plan", type=Path, required=True, help="table of wanted scores")
@@ -61,7 +61,7 @@ def main() -> None:
     sys.stdout.flush()
     if outlook.blocking:
         raise KlmapError(
-            f"the run would stop; of {len(outlook.rows)} models {len(outlook.blocking)} are to be "
+            f"not ready to run: of {len(outlook.rows)} models {len(outlook.blocking)} are to be "
             f"mended first: {arguments.table}"
         )
 

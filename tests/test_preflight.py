@@ -419,7 +419,7 @@ def test_problems_come_first_and_lines_fit(width: int) -> None:
     )
     assert "download 14.0 GB: org--m0; disk budget 500 GB at a time" in totals
     assert "GPU hours about 0.5 for 1 score; nothing is measured yet, 100 TFLOP/s" in totals
-    assert "would stop: 3 models to mend first" in totals
+    assert "not yet: 3 models to mend first" in totals
     assert "on_model_failure: skip" in totals
 
 
@@ -540,8 +540,8 @@ def test_snakemake_preflight(server: Hub, tmp_path: Path) -> None:
     project.configure(on_model_failure="stop", models=["org/fine", "org/other"])
     done = project.snakemake("preflight", "--cores", "1", check=False)
     assert done.returncode == 1
-    assert "would stop: 1 model to mend first" in done.stdout
-    assert done.stderr.count("would stop: 1 model") == 0
+    assert "not yet: 1 model to mend first" in done.stdout
+    assert done.stderr.count("not yet: 1 model") == 0
     assert not (project.folder / "results/models/org--other/card.json").exists()
 
 

@@ -204,7 +204,7 @@ def _verdict(outlook: Outlook) -> list[tuple[str, str]]:
     blocking = outlook.blocking
     if not blocking:
         return [*entries, ("the run", "can go through")]
-    text = f"would stop: {_number(blocking)} to mend first, see above"
+    text = f"not yet: {_number(blocking)} to mend first, see above"
     if any(row.state not in BLOCKING for row in blocking):
         text += (
             "; or on_model_failure: skip in config.yaml, which leaves out those that cannot be used"
