@@ -20,7 +20,7 @@ def text_set(argument: str) -> preflight.TextSet:
 
 
 def main() -> None:
-    """Look at what is configured and print the table; exit status 1 if something is to be mended first."""
+    """Look at what is configured and print the table; exit status 1 if anything is to be mended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sources", type=Path, required=True, help="table of configured models")
     parser.add_argument("--plan", type=Path, required=True, help="table of wanted scores")
