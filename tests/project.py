@@ -29,6 +29,12 @@ class Project:
     folder: Path
     environment: dict[str, str] | None = None
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The whole environment of its processes; tests of the scorer set variables of the Hub."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        return {**kept, **(self.environment or {})}
+
     def configure(self, **changes: object) -> None:
         """Replace top-level keys of config.yaml."""
         path = self.folder / "config.yaml"
@@ -40,7 +46,7 @@ class Project:
         done = subprocess.run(
             [SNAKEMAKE, *arguments],
             cwd=self.folder,
-            env={**os.environ, **(self.environment or {})},
+            env=self.variables,
             capture_output=True,
             text=True,
             timeout=600,

@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from klmap import disk
-from klmap.disk import OVERHEAD, PARTIAL, WEIGHTS, Budget, Claim, Owner
+from klmap.disk import OVERHEAD, PARTIAL, WEIGHTS, Budget, Claim
 from klmap.errors import KlmapError, PermanentFailure
+from klmap.processes import Owner
 
 MB = 10**6
 ME = Owner.of(psutil.Process())
@@ -181,13 +182,27 @@ def test_a_broken_claim_is_no_claim(budget: Budget) -> None:
 
 
 def test_the_same_model_is_not_fetched_twice_at_a_time(
-    budget: Budget, monkeypatch: pytest.MonkeyPatch
+    budget: Budget, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(disk, "NEIGHBOUR", 0.2)
+    caplog.set_level("INFO", "klmap")
     note(budget, "a", ELSEWHERE)
-    expected = pytest.raises(KlmapError, match="process 1 on another-machine is fetching it")
-    with expected, budget.room("a", MB, 1, 0):
-        pass
+    waiting = fetching(budget, "a", MB)
+    waiting.join(0.4)
+    assert waiting.is_alive()
+    assert "process 1 on another-machine is fetching it already" in caplog.text
+    os.utime(budget._path("a"), (1.0, 1.0))
+    waiting.join(2)
+    assert not waiting.is_alive()
+
+
+def test_parts_of_waiting_models_count_and_give_way(budget: Budget) -> None:
+    """Two that come later hold 3 MB each from an earlier attempt; there is room for 10."""
+    parts = {name: place(name, PARTIAL, 3 * MB) for name in ("b", "c")}
+    for rank, name in enumerate(parts, start=5):
+        note(budget, name, ELSEWHERE, granted=False, place=rank)
+    with budget.room("a", 6 * MB, 1, 0):
+        assert parts["b"].exists()
+        assert not parts["c"].exists(), "of the last in line"
 
 
 def test_many_processes_never_exceed_the_budget(tmp_path: Path) -> None:
@@ -331,7 +346,7 @@ def test_a_fetch_ends_when_its_workflow_is_gone(
 
 
 def test_a_process_knows_the_workflow_above_it(tmp_path: Path) -> None:
-    code = "from klmap import disk; print(disk.workflow().pid)"
+    code = "from klmap import processes; print(processes.workflow().pid)"
     library = str(Path(disk.__file__).parents[1])
     script = tmp_path / "snakemake"
     script.write_text(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -381,11 +380,10 @@ def test_killed_and_started_again(tmp_path: Path, model: Path) -> None:
         hub.rate = size / 8
         whole = (tmp_path / "org--a" / "model.safetensors").stat().st_size
         with watched(clone) as most:
-            assert clone.environment is not None
             head = subprocess.Popen(
                 [SNAKEMAKE, "--cores", "2"],
                 cwd=clone.folder,
-                env={**os.environ, **clone.environment},
+                env=clone.variables,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,

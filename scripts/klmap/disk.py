@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import stat
 import threading
 import time
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import psutil
@@ -26,6 +24,7 @@ from filelock import SoftFileLease
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import read_json, remove, write_json
 from klmap.log import logger
+from klmap.processes import Owner, workflow
 
 WEIGHTS = "weights"
 PARTIAL = ".weights.partial"
@@ -34,11 +33,9 @@ PARTIAL = ".weights.partial"
 POLL = 1.0
 """Seconds between two looks at the ledger."""
 
-GRACE = float(os.environ.get("KLMAP_DISK_GRACE", "300"))
-"""Seconds for which a workflow must have stood still before weights are given up (own)."""
-
-NEIGHBOUR = 15.0
-"""Seconds after which another fetch of the same model is taken to go on."""
+GRACE = float(os.environ.get("KLMAP_DISK_GRACE", "900"))
+"""Seconds for which a workflow must have stood still before weights are given up (own): longer
+than a cluster is left unasked, because until then an ended job is not known to have ended."""
 
 SILENT = 300.0
 """Seconds after which the owner of a claim on another machine counts as dead (own)."""
@@ -56,45 +53,6 @@ SETTLE = 2.0
 
 OVERHEAD = 4096
 """Bytes reckoned for each file besides its content: notes that the download library makes."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process, told apart from a later one with the same number."""
-
-    host: str
-    pid: int
-    began: float
-
-    @classmethod
-    def of(cls, process: psutil.Process) -> Owner:
-        """Describe a process of this machine."""
-        return cls(socket.gethostname(), process.pid, process.create_time())
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it is running; only to be asked of processes of this machine."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.began) < 1
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
-
-
-@cache
-def workflow() -> Owner | None:
-    """The Snakemake process that started this one, as first seen; None where a person did."""
-    for process in psutil.Process().parents():
-        with contextlib.suppress(psutil.Error):
-            if any("snakemake" in Path(part).name for part in process.cmdline()[:3]):
-                return Owner.of(process)
-    return None
 
 
 @dataclass
@@ -181,31 +139,37 @@ class Budget:
                     self._path(source).unlink(missing_ok=True)
 
     def _register(self, claim: Claim) -> None:
-        """Get in line, unless another process is fetching this model at this moment.
+        """Get in line, when no other process is fetching this model any more.
 
-        A fetch whose workflow was killed notices within a second and ends.
+        A fetch whose workflow was killed notices within a second and ends; one that was submitted
+        to a cluster goes on, and leaves what it has fetched.
         """
-        deadline = time.monotonic() + NEIGHBOUR
+        told = False
         while True:
+            self._check(claim)
             with self._lock():
                 other = self._claims().get(claim.source)
                 if other is None or not self._is_active(other):
                     self._write(claim)
                     return
-            if time.monotonic() > deadline:
-                break
+            if not told:
+                told = True
+                logger.info(
+                    "%s: process %d on %s is fetching it already; waiting until it has ended",
+                    *(claim.source, other.owner.pid, other.owner.host),
+                )
             time.sleep(POLL)
-        raise KlmapError(
-            f"{claim.source}: process {other.owner.pid} on {other.owner.host} is fetching it "
-            "already, started by another call of snakemake; wait until it has ended, or end it"
-        )
+
+    @staticmethod
+    def _check(claim: Claim) -> None:
+        if claim.run is not None and not claim.run.is_alive:
+            raise KlmapError(f"{claim.source}: the workflow that asked for it has ended")
 
     def _wait(self, claim: Claim) -> None:
         told = time.monotonic() - TELL + 5 * SETTLE
         while True:
             # First of all: what a killed workflow leaves is for the next one to go on from.
-            if claim.run is not None and not claim.run.is_alive:
-                raise KlmapError(f"{claim.source}: the workflow that asked for it has ended")
+            self._check(claim)
             with self._lock():
                 lack = self._lack(claim)
                 if lack is not None and lack > 0 and self._stands_still(claim):
@@ -233,14 +197,16 @@ class Budget:
         waiting = [found for found in others if not found.granted and self._is_active(found)]
         if any(found.rank < claim.rank for found in waiting):
             return None
-        held = sum(self._held(found) for found in others if found not in waiting)
+        # What an earlier attempt has left of a waiting model is on the disk as well.
+        held = sum(self._held(found) for found in others)
         lack = held + claim.size - self.limit
         # Fetches that are started together get in line in any order.
         if lack + 3 * claim.size > 0 and time.time() - claim.since < SETTLE:
             return None
-        for found in others:
+        for found in sorted(others, key=lambda found: found.rank, reverse=True):
             partial = self.models / found.source / PARTIAL
-            if lack > 0 and not self._is_active(found) and partial.exists():
+            idle = found in waiting or not self._is_active(found)
+            if lack > 0 and idle and partial.exists():
                 lack -= size_of(partial)
                 logger.info("%s: what an interrupted fetch left is removed", found.source)
                 remove(partial)
@@ -248,7 +214,7 @@ class Budget:
 
     def _held(self, claim: Claim) -> int:
         """Bytes that count for a claim: all that was granted while somebody fetches."""
-        if self._is_active(claim):
+        if claim.granted and self._is_active(claim):
             return claim.size
         return self._taken(claim.source)
 

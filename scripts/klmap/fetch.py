@@ -20,7 +20,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from klmap import caches, cards, disk, repository
+from klmap import caches, cards, disk, processes, repository
 from klmap.cards import Card
 from klmap.download import PART
 from klmap.errors import InputError, KlmapError, PermanentFailure
@@ -123,7 +123,10 @@ def _check_folder(card: Card, folder: Path) -> None:
 
 def _fetch_hub(card: Card, target: Path, way: Way) -> None:
     """Link what caches hold, download the rest within the budget, check all of it."""
-    disk.workflow()  # once it is gone it can no longer be found
+    processes.workflow()  # once it is gone it can no longer be found
+    if _is_there(card, target):
+        logger.info("%s: fetched already", card.id)
+        return
     here: dict[str, Path] = {}
     for entry in card.files:
         found = caches.find(card.id, card.commit, entry, way.mirrors)
@@ -147,6 +150,8 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
     if record.is_file() and (known := read_json(record)).get("commit") == card.commit:
         raise PermanentFailure(str(known.get("error")))
     with _room(target, missing, way):
+        if _is_there(card, target):
+            return
         try:
             _download(card, partial, missing, way)
         except PermanentFailure as failure:
@@ -163,6 +168,14 @@ def _fetch_hub(card: Card, target: Path, way: Way) -> None:
         _check_workflow(card)
         remove(target)
         partial.replace(target)
+
+
+def _is_there(card: Card, target: Path) -> bool:
+    """Whether somebody else has fetched this model; what is something else is removed."""
+    if target.is_dir() and not any(cards.mismatch(target / e["name"], e) for e in card.files):
+        return True
+    remove(target)
+    return False
 
 
 def _take(files: Mapping[str, Path], folder: Path) -> None:
@@ -260,7 +273,7 @@ def _check_workflow(card: Card) -> None:
     Raises:
         _WorkflowEnded: the Snakemake that started this process is gone.
     """
-    run = disk.workflow()
+    run = processes.workflow()
     if run is not None and not run.is_alive:
         raise _WorkflowEnded(f"{card.id}: the workflow that asked for it has ended")
 
