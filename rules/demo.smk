@@ -4,6 +4,7 @@ rule zoo_corpus:
         directory(f"{ZOO}/corpus"),
     log:
         "logs/zoo_corpus/zoo_corpus.log",
+    priority: FIRST
     conda:
         "../envs/score.yaml"
     resources:
@@ -21,6 +22,7 @@ rule zoo_tokenizer:
         directory(f"{ZOO}/tokenizers"),
     log:
         "logs/zoo_tokenizer/zoo_tokenizer.log",
+    priority: FIRST
     conda:
         "../envs/score.yaml"
     resources:
@@ -42,6 +44,7 @@ rule zoo_train:
         "logs/zoo_train/{run}.log",
     wildcard_constraints:
         run=NAME_PATTERN,
+    priority: FIRST
     conda:
         "../envs/score.yaml"
     threads: 1

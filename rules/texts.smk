@@ -5,6 +5,7 @@ rule texts:
         manifest=f"{RESULTS}/{{texts}}/texts.json",
     log:
         "logs/texts/{texts}.log",
+    priority: FIRST
     localrule: ON_HEAD and TEXTS_FROM_AFAR
     conda:
         "../envs/analysis.yaml"
