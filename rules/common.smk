@@ -58,8 +58,8 @@ PLACES = {
         dict.fromkeys(entry.source for entry in CONFIG.models)
     )
 }
+# Priority of what others wait for: the texts, and the demo's training runs.
 FIRST = 4 * len(PLACES)
-"""Priority of what others wait for: the texts, and the demo's training runs."""
 ON_HEAD = CONFIG.hardware.download_on == "head"
 # A fetch that waits for room holds no core, but one of Snakemake's workers, of which there are
 # five more than cores. `--resources downloads=2` asks for fewer at a time.

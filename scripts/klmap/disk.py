@@ -186,7 +186,7 @@ class Budget:
     def _state(self, lack: int | None) -> str:
         if lack is None:
             return "other models come first"
-        return f"{lack / 1e9:.2f} GB more than the budget of {self.limit / 1e9:g} GB leaves"
+        return f"{lack / 1e6:,.1f} MB more than the budget of {self.limit / 1e6:,.1f} MB leaves"
 
     def _lack(self, claim: Claim) -> int | None:
         """Bytes by which the budget is too small just now; None where it is not this one's turn.
