@@ -450,7 +450,7 @@ def test_unknown_model_type_is_refused_without_running_its_code(tmp_path: Path) 
     config = json.loads((model / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.C"}}
     (model / "config.json").write_text(json.dumps(config))
-    with pytest.raises(PermanentFailure, match="no model that transformers knows"):
+    with pytest.raises(PermanentFailure, match="knows no causal language model of type 'own'"):
         scorer.score(make_job(tmp_path, model))
     assert not marker.exists()
 
