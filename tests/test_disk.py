@@ -128,7 +128,18 @@ def test_larger_than_the_budget_is_refused_at_once(budget: Budget) -> None:
     with expected as error, budget.room("a", 11 * MB, 1, 0):
         pass
     assert error.value.state == "too large"
-    assert "0.011 GB to download and a disk budget of 0.01 GB" in str(error.value)
+    assert "11.0 MB to download, and hardware.disk_budget_gb allows 10.0 MB" in str(error.value)
+
+
+def test_weights_without_a_claim_count_as_well(budget: Budget) -> None:
+    """Somebody removed the ledger after scores had failed."""
+    left = place("left", WEIGHTS, 8 * MB)
+    waiting = fetching(budget, "b")
+    waiting.join(0.4)
+    assert waiting.is_alive()
+    disk.remove(left)
+    waiting.join(2)
+    assert not waiting.is_alive()
 
 
 def test_exactly_the_budget_fits(budget: Budget) -> None:

@@ -22,7 +22,7 @@ import psutil
 from filelock import SoftFileLease
 
 from klmap.errors import InputError, KlmapError, PermanentFailure
-from klmap.files import read_json, remove, write_json
+from klmap.files import read_json, remove, size_in_words, write_json
 from klmap.log import logger
 from klmap.processes import Owner, workflow
 
@@ -150,6 +150,7 @@ class Budget:
             with self._lock():
                 other = self._claims().get(claim.source)
                 if other is None or not self._is_active(other):
+                    self._adopt(claim)
                     self._write(claim)
                     return
             if not told:
@@ -159,6 +160,15 @@ class Budget:
                     *(claim.source, other.owner.pid, other.owner.host),
                 )
             time.sleep(POLL)
+
+    def _adopt(self, claim: Claim) -> None:
+        """Count what is on the disk without a claim, such as after the ledger was removed."""
+        for name in (WEIGHTS, PARTIAL):
+            for path in self.models.glob(f"*/{name}"):
+                source = path.parent.name
+                if source != claim.source and not self._path(source).exists() and size_of(path):
+                    size = self._taken(source)
+                    self._write(Claim(source, size, 0, 0.0, True, claim.owner, None, ended=True))
 
     @staticmethod
     def _check(claim: Claim) -> None:
@@ -186,7 +196,7 @@ class Budget:
     def _state(self, lack: int | None) -> str:
         if lack is None:
             return "other models come first"
-        return f"{lack / 1e6:,.1f} MB more than the budget of {self.limit / 1e6:,.1f} MB leaves"
+        return f"{size_in_words(lack)} more than the budget of {size_in_words(self.limit)} leaves"
 
     def _lack(self, claim: Claim) -> int | None:
         """Bytes by which the budget is too small just now; None where it is not this one's turn.
@@ -261,6 +271,8 @@ class Budget:
             if free >= lack or self._is_active(found) or not (mine or ended):
                 continue
             weights = self.models / found.source / WEIGHTS
+            if not weights.exists():
+                continue
             free += size_of(weights)
             logger.warning(
                 "%s: its weights are removed, because no job uses them and %s needs the room; if "
@@ -315,7 +327,7 @@ class Budget:
         return SoftFileLease(self.ledger / ".lock", lease_duration=LEASE, poll_interval=0.05)
 
 
-def too_large(source: str, size: int, limit: int) -> str:
+def too_large(source: str, size: float, limit: float) -> str:
     """Why a model can never be fetched within a budget, and what to do.
 
     Args:
@@ -324,8 +336,9 @@ def too_large(source: str, size: int, limit: int) -> str:
         limit: the budget in bytes.
     """
     return (
-        f"{source}: {size / 1e9:.3g} GB to download and a disk budget of {limit / 1e9:.3g} GB; "
-        "raise hardware.disk_budget_gb, or remove the model"
+        f"{source}: {size_in_words(size)} to download, and hardware.disk_budget_gb allows "
+        f"{size_in_words(limit)}; raise hardware.disk_budget_gb if the disk has room, give a local "
+        "folder with the model, or remove it from config.yaml"
     )
 
 

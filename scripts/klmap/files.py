@@ -143,6 +143,14 @@ def read_tsv(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+def size_in_words(value: float) -> str:
+    """Bytes in words, such as ``13.8 GB``."""
+    for unit, digits in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if value >= digits:
+            return f"{value / digits:,.{0 if value >= 100 * digits else 1}f} {unit}"
+    return f"{value / 1e3:.1f} kB"
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from klmap import estimates, natives, questions, store
+from klmap import disk, estimates, natives, questions, store
 from klmap.cards import Card
 from klmap.config import Hardware
 from klmap.errors import InputError
 from klmap.estimates import Speed
-from klmap.files import read_json, read_tsv, write_tsv
+from klmap.files import read_json, read_tsv, size_in_words, write_tsv
 from klmap.questions import Answer, is_demo
 from klmap.refresh import Source
 
@@ -280,19 +280,15 @@ class _Judge:
                 "entry, or give the original model"
             )
         if row.download > hardware.disk_budget_gb * 1e9:
-            return TOO_LARGE, (
-                f"{card.id}: {size(row.download)} to download, and hardware.disk_budget_gb allows "
-                f"{size(hardware.disk_budget_gb * 1e9)}; raise it if the disk has room, give a "
-                "local folder with the model, or remove it from config.yaml"
-            )
+            return TOO_LARGE, disk.too_large(card.id, row.download, hardware.disk_budget_gb * 1e9)
         if row.gpus > hardware.max_gpus:
             room = estimates.WEIGHT_SHARE * hardware.max_gpus * hardware.gpu_memory_gb * 1e9
             smaller = "" if item.quantization else ", set quantization: int8 or nf4 for this model"
             return TOO_LARGE, (
-                f"{card.id}: its weights take {size(memory)} of GPU memory, and "
+                f"{card.id}: its weights take {size_in_words(memory)} of GPU memory, and "
                 f"hardware.max_gpus: {hardware.max_gpus} with gpu_memory_gb: "
-                f"{hardware.gpu_memory_gb:g} have room for {size(room)}; raise max_gpus to "
-                f"{row.gpus}{smaller}, or remove it from config.yaml"
+                f"{hardware.gpu_memory_gb:g} have room for {size_in_words(room)}; raise max_gpus "
+                f"to {row.gpus}{smaller}, or remove it from config.yaml"
             )
         return READY, ""
 
@@ -332,14 +328,6 @@ def _left_reason(path: Path, card: Card) -> str:
     if (left.get("commit"), version) != (card.commit, natives.VERSION):
         return ""
     return f"{left.get('error')}; to try again all the same, remove {path}"
-
-
-def size(value: float) -> str:
-    """Bytes in words, such as ``13.8 GB``."""
-    for unit, digits in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if value >= digits:
-            return f"{value / digits:,.{0 if value >= 100 * digits else 1}f} {unit}"
-    return f"{value / 1e3:.1f} kB"
 
 
 def write_rows(path: Path, outlook: Outlook) -> None:

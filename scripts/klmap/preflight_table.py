@@ -13,7 +13,8 @@ from pathlib import Path
 
 from klmap import estimates
 from klmap.estimates import Speed
-from klmap.preflight import BLOCKING, BUILT_HERE, FINE, READY, SCORED, UNUSABLE, Outlook, Row, size
+from klmap.files import size_in_words
+from klmap.preflight import BLOCKING, BUILT_HERE, FINE, READY, SCORED, UNUSABLE, Outlook, Row
 from klmap.questions import is_demo
 
 LISTED = 40
@@ -70,7 +71,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.model,
         row.state,
         count(card.parameters) if card and card.parameters else "",
-        size(row.download) if row.download and row.state != SCORED else "",
+        size_in_words(row.download) if row.download and row.state != SCORED else "",
         str(row.gpus) if row.gpus and row.state != SCORED else "",
         "" if row.seconds is None else duration(row.seconds),
     )
@@ -142,15 +143,17 @@ def _last_first(item: tuple[str, int]) -> tuple[int, str]:
 
 
 def _download(ready: Iterable[Row], outlook: Outlook) -> str:
-    budget = f"disk budget {size(outlook.hardware.disk_budget_gb * 1e9)} at a time"
+    budget = f"disk budget {size_in_words(outlook.hardware.disk_budget_gb * 1e9)} at a time"
     sources = {row.source.name: row.download for row in ready if row.download}
     if not sources:
         return f"nothing; {budget}"
     largest = max(sorted(sources), key=lambda name: sources[name])
-    number = f"{len(sources):,} models, the largest {largest} with {size(sources[largest])}"
+    number = (
+        f"{len(sources):,} models, the largest {largest} with {size_in_words(sources[largest])}"
+    )
     if len(sources) == 1:
         number = largest
-    return f"{size(sum(sources.values()))}: {number}; {budget}"
+    return f"{size_in_words(sum(sources.values()))}: {number}; {budget}"
 
 
 def _times(ready: Sequence[Row], outlook: Outlook, results: Path) -> list[tuple[str, str]]:
