@@ -23,8 +23,10 @@ gc.set_threshold(200_000, 50, 100)
 search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
+from klmap import allocation
 from klmap import config as settings
 from klmap import configfile
+from klmap import estimates
 from klmap import zoo_runs
 from klmap.config import (
     FINGERPRINT_PATTERN,
@@ -32,7 +34,10 @@ from klmap.config import (
     NAME_PATTERN,
     SOURCE_PATTERN,
 )
+from klmap.cards import Card
+from klmap.cards import read_card
 from klmap.errors import ConfigError
+from klmap.errors import InputError
 from klmap.files import write_text
 
 try:
@@ -65,11 +70,15 @@ ON_HEAD = CONFIG.hardware.download_on == "head"
 # five more than cores. `--resources downloads=2` asks for fewer at a time.
 if "downloads" not in workflow.global_resources:
     workflow.global_resources["downloads"] = 4
-# Where jobs are submitted, the cores of the machine that submits say nothing about those of a node.
-if workflow.global_resources["_nodes"].value is not None:
+SUBMITS = workflow.global_resources["_nodes"].value is not None
+if SUBMITS:
+    # The cores of the machine that submits say nothing about those of a node.
     workflow.global_resources["_cores"] = None
+    # Jobs that share an allocation take turns, so what they ask for does not add up.
+    workflow.global_resources["gpu_turn"] = 1
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
-IS_UNUSABLE: dict[str, bool] = {}
+CARDS: dict[str, Card] = {}
+MANIFESTS: dict[str, dict] = {}
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
 ZOO = f"{RESULTS}/models/_zoo"
 # Aggregation is cheap, so it follows the library's code; scores never do.
@@ -313,42 +322,139 @@ def map_files() -> list[str]:
     return [f"{RESULTS}/{texts}/{name}" for texts in CONFIG.texts for name in names]
 
 
-def is_small(model: str) -> bool:
-    """Whether a scoring job needs little: a demo model, or one whose card says it cannot be scored.
-
-    The job of the latter only writes the reason down. Asked again once the card is there.
-    """
-    entry = CONFIG.by_slug[model]
-    if entry.is_demo or CONFIG.on_model_failure == "stop":
-        return entry.is_demo
-    if entry.source not in IS_UNUSABLE:
+def known_card(source: str) -> Card | None:
+    """The card of a source, once it is there: before that the question is asked again."""
+    if source not in CARDS:
         try:
-            card = Path(RESULTS, "models", entry.source, "card.json").read_text()
-            IS_UNUSABLE[entry.source] = bool(json.loads(card).get("error"))
+            CARDS[source] = read_card(Path(RESULTS, "models", source, "card.json"))
+        except InputError:
+            return None
+    return CARDS[source]
+
+
+def known_manifest(texts: str) -> dict | None:
+    """The manifest of a text set, once it is there."""
+    if texts not in MANIFESTS:
+        try:
+            text = Path(RESULTS, texts, "texts.json").read_text(encoding="utf-8")
+            MANIFESTS[texts] = json.loads(text)
         except (OSError, ValueError):
-            return False
-    return IS_UNUSABLE[entry.source]
+            return None
+    return MANIFESTS[texts]
+
+
+@lru_cache(maxsize=None)
+def measured() -> list[estimates.Measured]:
+    """What finished scores told about speed when this was last looked at."""
+    return estimates.read_measured(Path(RESULTS))
+
+
+@lru_cache(maxsize=None)
+def speeds() -> tuple[estimates.Speed, estimates.Speed]:
+    """How fast demo models are scored, and all others."""
+    return estimates.speeds(measured(), CONFIG.hardware)
+
+
+def measure() -> None:
+    """Look at finished scores again, so that what is submitted from now on asks for less."""
+    estimates.measure(Path(RESULTS))
+    for known in (measured, speeds):
+        known.cache_clear()
+
+
+def request_of(texts: str, model: str) -> allocation.Request:
+    """What the first attempt at a score asks for."""
+    entry = CONFIG.by_slug[model]
+    recipe = CONFIG.texts[texts]
+    manifest = known_manifest(texts)
+    spec = json.loads(spec_of(texts, model))
+    return allocation.request(
+        known_card(entry.source),
+        spec["dtype"],
+        spec["quantization"] or "",
+        estimates.tokens_of(recipe.n, recipe.max_bytes, manifest, measured()),
+        CONFIG.hardware,
+        speeds()[0 if entry.is_demo else 1],
+        demo=entry.is_demo,
+        skip=CONFIG.on_model_failure == "skip",
+        grouped=bool(SHARED),
+    )
+
+
+def sharing() -> dict[str, int]:
+    """How many jobs of a size class share an allocation, as `group-components` has it.
+
+    All weights of an allocation are on the disk at one time. A class for which the disk budget is
+    too small is left out: its models would wait for each other's room.
+    """
+    if not (SUBMITS and workflow.is_main_process):
+        return {}
+    asked = workflow.group_settings.group_components
+    found = {}
+    left = CONFIG.hardware.disk_budget_gb * 1e9 / 2
+    for size, largest in {allocation.CPU: 0, **allocation.SIZES}.items():
+        room = 4 * largest * asked.get(size, 1)
+        if asked.get(size, 1) > 1 and room <= left:
+            found[size] = asked[size]
+            left -= room
+    return found
+
+
+@lru_cache(maxsize=None)
+def blocks(texts: str) -> dict[str, str]:
+    """The allocation of each model that shares one: neighbours in the configuration.
+
+    So their weights are fetched one after the other, and none waits for long.
+    """
+    found: dict[str, str] = {}
+    seen = Counter()
+    for model in CONFIG.by_slug:
+        size = request_of(texts, model).size
+        if size in SHARED:
+            found[model] = f"{size}_{texts}_{seen[size] // SHARED[size]}"
+            workflow.parent_groupids[found[model]] = size
+            seen[size] += 1
+    return found
+
+
+def score_group(wildcards: object) -> str | None:
+    """The allocation that a score shares with others of its size; none for most."""
+    return blocks(wildcards.texts).get(wildcards.model)
+
+
+def score_request(wildcards: object, attempt: int = 1) -> allocation.Request:
+    """What a scoring job asks for at this attempt."""
+    asked_for(wildcards)
+    return request_of(wildcards.texts, wildcards.model).again(attempt)
 
 
 def score_threads(wildcards: object) -> int:
     """CPUs of one scoring job."""
-    asked_for(wildcards)
-    return 1 if is_small(wildcards.model) else CONFIG.hardware.cpus
+    return score_request(wildcards).cpus
 
 
 def score_gpus(wildcards: object) -> int:
     """GPUs of one scoring job."""
-    return 0 if is_small(wildcards.model) else min(1, CONFIG.hardware.max_gpus)
+    return score_request(wildcards).gpus
 
 
 def score_memory(wildcards: object, attempt: int) -> int:
     """Host memory of one scoring job in MB, more with each attempt."""
-    return attempt * (4000 if is_small(wildcards.model) else 32000)
+    return score_request(wildcards, attempt).memory
 
 
 def score_minutes(wildcards: object, attempt: int) -> int:
     """Time limit of one scoring job in minutes, more with each attempt."""
-    return attempt * (15 if is_small(wildcards.model) else 120)
+    return score_request(wildcards, attempt).minutes
+
+
+def score_refusal(wildcards: object, threads: int) -> str:
+    """Argument that ends a job whose model no configured machine holds; none for others.
+
+    Derived from the threads for the reason that `text_address` gives.
+    """
+    refusal = score_request(wildcards).refusal
+    return f"--refuse {shlex.quote(refusal)}" if refusal else ""
 
 
 def text_recipe(wildcards: object) -> str:
@@ -473,6 +579,8 @@ def preflight_options() -> str:
     )
 
 
+SHARED = sharing()
+SCORE_GROUP = score_group if SHARED else None
 HAS_TREE = len(CONFIG.models) <= CONFIG.map.dense_limit
 FIGURES = figure_names()
 FIGURE_TITLES = {

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from klmap import estimates, natives, preflight, preflight_table, questions, resolve, store
+from klmap import (
+    allocation,
+    estimates,
+    natives,
+    preflight,
+    preflight_table,
+    questions,
+    resolve,
+    store,
+)
 from klmap.cards import Card, read_card, write_card
 from klmap.config import Hardware
 from klmap.errors import InputError, KlmapError
@@ -138,7 +147,7 @@ def test_memory_follows_the_dtype_it_runs_in(
 ) -> None:
     run.add("org/a", card_of("org/a"), **how)
     item = run.wanted[0]
-    weights = estimates.weights_in_memory(card_of("org/a"), item.dtype, item.quantization)
+    weights = allocation.weights_in_memory(card_of("org/a"), item.dtype, item.quantization)
     assert weights == pytest.approx(gigabytes * 1e9)
     small = Hardware(gpu_memory_gb=24, max_gpus=1)
     row = run.row(small)
@@ -151,7 +160,9 @@ def test_too_large_for_the_gpus_names_both_ways_out(run: Run) -> None:
     row = run.row(Hardware(gpu_memory_gb=8, max_gpus=2))
     assert row.state == "too large"
     assert "14.0 GB of GPU memory" in row.reason
-    assert "raise max_gpus to 3, set quantization: int8 or nf4" in row.reason
+    assert (
+        "raise max_gpus to 3 (or gpu_memory_gb, if yours have more), set quantization" in row.reason
+    )
     assert run.row(Hardware(gpu_memory_gb=8, max_gpus=0)).state == "ready", "no GPU, no limit"
 
 
@@ -164,8 +175,8 @@ def test_stored_and_wanted_quantization_exclude_each_other(run: Run) -> None:
 
 def test_weights_of_bitsandbytes_stay_as_small_as_they_are_stored() -> None:
     card = card_of("org/a", bytes=4_000_000_000, quantization="bitsandbytes-nf4")
-    assert estimates.weights_in_memory(card, "auto", "") == 4e9
-    assert estimates.weights_in_memory(replace(card, quantization="gptq-4bit"), "auto", "") == 14e9
+    assert allocation.weights_in_memory(card, "auto", "") == 4e9
+    assert allocation.weights_in_memory(replace(card, quantization="gptq-4bit"), "auto", "") == 14e9
 
 
 def test_scored_when_the_score_is_of_this_commit_and_these_texts(run: Run) -> None:

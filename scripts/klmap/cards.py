@@ -17,6 +17,7 @@ from klmap.files import git_hash_of, read_json, sha256_of, write_json
 
 _RELATIONS = ("finetune", "merge", "adapter", "quantized")
 _TAG = "base_model:"
+_RARE = ("error", "state", "quantization", "relation", "gated", "private", "active_parameters")
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Card:
             ``quantized``; None without one.
         gated: whether the Hub hands the files only to accounts that were granted access.
         private: whether only some accounts of the Hub see the repository at all.
+        active_parameters: parameters that work on one token of a mixture of experts; None where
+            all do.
     """
 
     id: str
@@ -72,6 +75,12 @@ class Card:
     relation: str | None = None
     gated: bool = False
     private: bool = False
+    active_parameters: int | None = None
+
+    @property
+    def working_parameters(self) -> int:
+        """Parameters that work on one token: all of them but for idle experts."""
+        return self.active_parameters or self.parameters
 
     @property
     def names(self) -> list[str]:
@@ -103,7 +112,7 @@ def read_card(path: Path) -> Card:
 def write_card(path: Path, card: Card) -> None:
     """Write a card atomically; what most models lack is left out where it is missing."""
     values = asdict(card)
-    for key in ("error", "state", "quantization", "relation", "gated", "private"):
+    for key in _RARE:
         if not values[key]:
             del values[key]
     write_json(path, values)

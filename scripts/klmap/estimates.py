@@ -1,22 +1,24 @@
-"""How long scoring will take and how many GPUs a model needs, before anything is loaded.
+"""How long scoring will take, before anything is loaded.
 
-Time is start-up, reading the weights, and two floating-point operations per parameter and token.
-How fast that goes is taken from the scores that are finished in the results folder.
+Time is start-up, reading the weights, and two floating-point operations per parameter and token;
+idle experts of a mixture do not count. How fast that goes is taken from the scores that are
+finished in the results folder. What was measured there is kept as a small table, which every
+process of the workflow can read at no cost.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from klmap import store
 from klmap.cards import Card, read_card
 from klmap.config import Hardware, ModelEntry
 from klmap.errors import InputError
+from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
 
 BYTES_PER_TOKEN = 3.6
@@ -34,8 +36,8 @@ ASSUMED_STARTUP = 60.0
 READING = 1e9
 """Bytes of weights that are read per second (own)."""
 
-WEIGHT_SHARE = 0.8
-"""Share of a GPU's memory that weights may take; the scorer refuses more."""
+TABLE = "models/_speed.tsv"
+"""Where measurements are kept, below the results folder."""
 
 LARGEST_SAMPLE = 200
 """Score files that are read to measure speed, newest first."""
@@ -44,15 +46,13 @@ SIMILAR = 5
 """A model is as fast as the median of so many measured ones, those nearest to it in size: small
 models keep no GPU busy."""
 
-_ITEM_BYTES = {"int8": 1.1, "nf4": 0.6, "fp4": 0.6, "float32": 4.0}
-
 
 @dataclass(frozen=True)
 class Measured:
     """What one finished score tells about speed.
 
     Attributes:
-        parameters: of the model.
+        parameters: of the model, without idle experts.
         flops: operations per second of one GPU, or of the CPU.
         startup: seconds from the start of the job to the first batch, without reading weights.
         gpus: GPUs that held a part of the model; 0 on a CPU.
@@ -105,20 +105,48 @@ class Speed:
         if not self.is_known:
             return None
         waiting = self.startup + card.bytes / READING
-        return waiting * gpus + 2.0 * card.parameters * tokens / self.flops(card.parameters)
+        working = card.working_parameters
+        return waiting * gpus + 2.0 * working * tokens / self.flops(working)
 
 
 def measure(results: Path) -> list[Measured]:
-    """Read the newest score files of a results folder.
+    """Read the newest score files of a results folder, and keep what they tell as a table.
 
     Files that are broken, failed, or whose card is gone tell nothing and are left out.
     """
     paths = [(path.stat().st_mtime_ns, path) for path in results.glob("*/scores/*.h5")]
     newest = [path for _, path in sorted(paths, reverse=True)[:LARGEST_SAMPLE]]
-    return [found for path in newest if (found := _measure(path, results)) is not None]
+    measured = [found for path in newest if (found := _measure(path, results)) is not None]
+    if measured:
+        names = [field.name for field in fields(Measured)]
+        write_tsv(results / TABLE, names, (astuple(found) for found in measured))
+    return measured
+
+
+def read_measured(results: Path) -> list[Measured]:
+    """What was measured when scores were last read; nothing where the table is not usable."""
+    try:
+        return [_parsed(row) for row in read_tsv(results / TABLE)]
+    except (InputError, KeyError, ValueError):
+        return []
+
+
+def _parsed(row: Mapping[str, str]) -> Measured:
+    return Measured(
+        parameters=int(row["parameters"]),
+        flops=float(row["flops"]),
+        startup=float(row["startup"]),
+        gpus=int(row["gpus"]),
+        demo=row["demo"] == "True",
+        texts_sha256=row["texts_sha256"],
+        tokens=int(row["tokens"]),
+    )
 
 
 def _measure(path: Path, results: Path) -> Measured | None:
+    # Rules read the table with every process that they start, and h5py takes a while to load.
+    from klmap import store
+
     try:
         score = store.read_score(path)
         source = ModelEntry(id=str(score.spec["id"]), revision=score.spec["revision"]).source
@@ -132,8 +160,8 @@ def _measure(path: Path, results: Path) -> Measured | None:
         return None
     gpus = int(known.get("gpus", 0))
     return Measured(
-        parameters=card.parameters,
-        flops=2.0 * card.parameters * rate / max(gpus, 1),
+        parameters=card.working_parameters,
+        flops=2.0 * card.working_parameters * rate / max(gpus, 1),
         startup=max(float(known.get("startup_seconds", 0.0)) - card.bytes / READING, 0.0),
         gpus=gpus,
         demo=str(score.spec["id"]).startswith("demo/"),
@@ -177,21 +205,3 @@ def tokens_of(
             return float(median(counted))
         return int(manifest["n"]) * float(manifest["mean_bytes"]) / BYTES_PER_TOKEN
     return None if n is None else n * CHUNK_SHARE * max_bytes / BYTES_PER_TOKEN
-
-
-def weights_in_memory(card: Card, dtype: str, quantization: str) -> float:
-    """Bytes that a model's weights take on GPUs.
-
-    Args:
-        card: the model.
-        dtype: as configured; ``auto`` becomes a 16-bit one on a GPU.
-        quantization: ``int8``, ``nf4``, ``fp4``; empty or ``none`` for none.
-    """
-    if (card.quantization or "").startswith("bitsandbytes"):
-        return float(card.bytes)
-    return card.parameters * _ITEM_BYTES.get(quantization, _ITEM_BYTES.get(dtype, 2.0))
-
-
-def gpus_needed(weights: float, hardware: Hardware) -> int:
-    """How many of the configured GPUs hold so many bytes of weights; at least one."""
-    return max(1, math.ceil(weights / (WEIGHT_SHARE * hardware.gpu_memory_gb * 1e9)))

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from klmap import disk, estimates, natives, questions, store
+from klmap import allocation, disk, estimates, natives, questions, store
 from klmap.cards import Card
 from klmap.config import Hardware
 from klmap.errors import InputError
 from klmap.estimates import Speed
-from klmap.files import read_json, read_tsv, size_in_words, write_tsv
+from klmap.files import read_json, read_tsv, write_tsv
 from klmap.questions import Answer, is_demo
 from klmap.refresh import Source
 
@@ -33,7 +33,7 @@ FINE = (READY, BUILT_HERE, SCORED)
 BLOCKING = (UNREACHABLE, TOO_LARGE)
 """States that end a run whatever ``on_model_failure`` says: no verdict on the model is reached."""
 
-_SMALL = 2**16
+SMALL = 2**16
 """Bytes: a score file without log-likelihoods is smaller, one of 10,000 texts larger."""
 
 _COLUMNS = (
@@ -76,6 +76,13 @@ class TextSet:
     name: str
     n: int | None
     max_bytes: int
+
+    @classmethod
+    def parse(cls, argument: str) -> TextSet:
+        """Read ``name=n,max_bytes``, where n is ``all`` for a recipe that does not say."""
+        name, _, sizes = argument.partition("=")
+        n, _, max_bytes = sizes.partition(",")
+        return cls(name, None if n == "all" else int(n), int(max_bytes))
 
 
 @dataclass(frozen=True)
@@ -242,19 +249,19 @@ class _Judge:
         reason = next((failure for _, failure in verdicts if failure), "")
         speed = self.demo_speed if is_demo(source) else self.speed
         # The variants of one row differ in their texts alone.
-        memory = estimates.weights_in_memory(card, items[0].dtype, items[0].quantization)
+        settings = (card, items[0].dtype, items[0].quantization, self.hardware)
         row = replace(
             unknown,
             state=UNUSABLE if reason else READY if missing else SCORED,
             reason=reason,
             card=card,
             download=0 if source.folder is not None else card.size,
-            gpus=estimates.gpus_needed(memory, self.hardware) if speed.gpu else 0,
+            gpus=allocation.gpus_needed(*settings) if speed.gpu else 0,
             missing=len(missing),
         )
         if row.state != READY:
             return row
-        state, reason = self.problem(row, items[0], card, memory)
+        state, reason = self.problem(row, items[0], card)
         row = replace(row, state=state, reason=reason)
         return replace(row, seconds=self.seconds(row, missing, card)) if state == READY else row
 
@@ -270,7 +277,7 @@ class _Judge:
             total += one
         return total
 
-    def problem(self, row: Row, item: Wanted, card: Card, memory: float) -> tuple[str, str]:
+    def problem(self, row: Row, item: Wanted, card: Card) -> tuple[str, str]:
         """State and reason of a usable model: do the settings and machines suit it."""
         hardware = self.hardware
         if item.quantization and card.quantization:
@@ -282,14 +289,8 @@ class _Judge:
         if row.download > hardware.disk_budget_gb * 1e9:
             return TOO_LARGE, disk.too_large(card.id, row.download, hardware.disk_budget_gb * 1e9)
         if row.gpus > hardware.max_gpus:
-            room = estimates.WEIGHT_SHARE * hardware.max_gpus * hardware.gpu_memory_gb * 1e9
-            smaller = "" if item.quantization else ", set quantization: int8 or nf4 for this model"
-            return TOO_LARGE, (
-                f"{card.id}: its weights take {size_in_words(memory)} of GPU memory, and "
-                f"hardware.max_gpus: {hardware.max_gpus} with gpu_memory_gb: "
-                f"{hardware.gpu_memory_gb:g} have room for {size_in_words(room)}; raise max_gpus "
-                f"to {row.gpus}{smaller}, or remove it from config.yaml"
-            )
+            settings = (card, item.dtype, item.quantization, hardware)
+            return TOO_LARGE, allocation.too_large(*settings)
         return READY, ""
 
     def finished(self, item: Wanted, card: Card) -> tuple[bool, str]:
@@ -300,13 +301,13 @@ class _Judge:
         try:
             found = item.score.stat()
         except OSError:
-            return False, _left_reason(item.score.with_suffix(".failed.json"), card)
+            return False, left_reason(item.score.with_suffix(".failed.json"), card)
         made_from = [
             self.folder / item.source / "card.json",
             self.folder.parent / item.texts / "texts.json",
         ]
         newest = max((path.stat().st_mtime for path in made_from if path.is_file()), default=0.0)
-        if found.st_size >= _SMALL and newest <= found.st_mtime:
+        if found.st_size >= SMALL and newest <= found.st_mtime:
             return True, ""
         try:
             score = store.read_score(item.score)
@@ -319,7 +320,7 @@ class _Judge:
         return True, score.error if score.status == "failed" else ""
 
 
-def _left_reason(path: Path, card: Card) -> str:
+def left_reason(path: Path, card: Card) -> str:
     """Why an earlier attempt failed for good; empty where the next one will try again."""
     if not path.is_file():
         return ""

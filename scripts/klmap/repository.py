@@ -7,7 +7,7 @@ loads, and why not where they are none: all of it before any weights are downloa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from klmap import natives
@@ -74,6 +74,13 @@ _CODE_CONTEXT_KEYS = ("seq_length", "n_ctx", "max_seq_length", "block_size", "mo
 """Names that configurations with code of their own have given to the longest input besides."""
 
 
+_EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_CHOSEN_KEYS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k")
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers")
+_WIDTH_KEYS = ("expert_ffn_hidden_size", "intermediate_size", "ffn_dim")
+_STEP_KEYS = ("decoder_sparse_step", "interleave_moe_layer_step", "expert_layer_period")
+
+
 def describe(card: Card, config: Mapping[str, Any]) -> None:
     """Fill in what config.json says: architecture, type, context and vocabulary."""
     architectures = config.get("architectures") or [None]
@@ -100,6 +107,38 @@ def context_length(config: Mapping[str, Any], *, own_code: bool = False) -> int 
         if isinstance(value, int) and value > 0:
             return value
     return None
+
+
+def active_parameters(config: Mapping[str, Any], parameters: int) -> int | None:
+    """How many parameters of a mixture of experts work on one token.
+
+    An expert is counted as three matrices between the hidden states and its own width, as in all
+    causal mixtures that transformers has but a few. Experts that would be larger than the whole
+    model show that a configuration means something else by these keys.
+
+    Args:
+        config: the content of config.json.
+        parameters: number of stored parameters.
+
+    Returns:
+        That number; None where all parameters work, or where the configuration does not tell.
+    """
+    text = _text_part(config)
+    experts, chosen = _number(text, _EXPERT_KEYS), _number(text, _CHOSEN_KEYS)
+    hidden, layers = _number(text, ("hidden_size", "d_model")), _number(text, _LAYER_KEYS)
+    width = _number(text, ("moe_intermediate_size", *_WIDTH_KEYS))
+    if not (0 < chosen < experts and hidden and layers and width):
+        return None
+    dense = _number(text, ("first_k_dense_replace",)) + len(text.get("mlp_only_layers") or ())
+    mixed = (layers - dense) // (_number(text, _STEP_KEYS) or 1)
+    idle = 3 * hidden * width * mixed * (experts - chosen)
+    return parameters - idle if 0 < idle <= parameters * (1 - chosen / experts) else None
+
+
+def _number(config: Mapping[str, Any], keys: Sequence[str]) -> int:
+    """The first of several keys that holds a positive whole number; else 0."""
+    values = (config.get(key) for key in keys)
+    return next((value for value in values if type(value) is int and value > 0), 0)
 
 
 def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

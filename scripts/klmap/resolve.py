@@ -202,6 +202,7 @@ def _set_counts(card: Card, by_dtype: dict[str, int], config: dict[str, Any]) ->
     else:
         card.dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
         card.parameters = card.bytes // _ITEM_BYTES.get(card.dtype, 4)
+    card.active_parameters = repository.active_parameters(config, card.parameters)
 
 
 def _header(path: Path) -> dict[str, tuple[str, list[int]]]:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from klmap import scorer_products
+from klmap.allocation import RAISED_PARAMETERS
 from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
 from klmap.log import logger
 from klmap.scorer_load import load_weights
@@ -33,7 +34,7 @@ DTYPE_TEXTS = 8
 FLOAT16_AGREEMENT = 0.02
 """Nats per token by which float16 may differ from the reference dtype (own)."""
 
-REFERENCE_PARAMETERS = {"float32": 64_000_000, "bfloat16": 2_000_000_000}
+REFERENCE_PARAMETERS = {"float32": 64_000_000, "bfloat16": RAISED_PARAMETERS}
 """Up to this size a model on a CPU is converted to a higher precision for the error bar (own): a
 quarter of a gigabyte more for float32, whose error is small anyway; for bfloat16 as much as it
 takes, because there the dtype is the error."""

@@ -16,10 +16,8 @@ import torch
 from accelerate.hooks import remove_hook_from_submodules
 from torch import Tensor, nn
 
+from klmap.allocation import WEIGHT_SHARE
 from klmap.log import logger
-
-WEIGHT_SHARE = 0.8
-"""Share of a GPU's free memory that weights may take; the rest is for activations (own)."""
 
 GIB = 2**30
 
