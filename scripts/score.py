@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from klmap import log, scorer
+from klmap.interruption import Interruption
 
 
 def main() -> None:
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--spec", type=json.loads, required=True, help="settings, as JSON")
     parser.add_argument("--score", type=Path, required=True, help="<model>.<fingerprint>.h5")
     parser.add_argument("--on-failure", choices=("stop", "skip"), default="stop")
+    parser.add_argument("--refuse", default="", metavar="REASON", help="end with this reason")
     parser.add_argument("--keep-tokens", choices=("true", "false"), default="false")
     parser.add_argument(
         "--batch-tokens", type=_tokens, metavar="N|auto", help="tokens per batch; auto by device"
@@ -27,10 +29,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
-        "--products",
-        choices=("auto", "onednn", "blas"),
-        default="auto",
-        help="library of matrix products on a CPU; auto takes the faster one",
+        "--products", choices=("auto", "onednn", "blas"), default="auto", help="library on a CPU"
     )
     parser.add_argument(
         "--save-every",
@@ -50,13 +49,15 @@ def main() -> None:
             spec=arguments.spec,
             output=arguments.score,
             skip_failures=arguments.on_failure == "skip",
+            refusal=arguments.refuse,
             keep_tokens=arguments.keep_tokens == "true",
             batch_tokens=arguments.batch_tokens,
             device=arguments.device,
             threads=arguments.threads,
             products=None if arguments.products == "auto" else arguments.products,
             save_every=arguments.save_every,
-        )
+        ),
+        Interruption().on_signals(),
     )
 
 

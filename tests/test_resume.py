@@ -134,7 +134,7 @@ def test_killed_after_each_batch(job: scorer.Job, monkeypatch: pytest.MonkeyPatc
 def test_killed_at_each_write(
     job: scorer.Job, monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
-    writes = batches(job, monkeypatch)  # one side file less than batches, and the score
+    writes = batches(job, monkeypatch) + 1  # a side file for each batch, and the score
     expected = content(job.output)
     for count in range(1, writes + 1):
         job.output.unlink()

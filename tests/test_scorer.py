@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from klmap import cards, scorer, scorer_model, store
+from klmap import cards, scorer, scorer_job, scorer_model, store
 from klmap.config import fingerprint
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.scorer_load import load_weights
@@ -410,7 +410,7 @@ def test_code_in_pickled_weights_is_never_run(tmp_path: Path) -> None:
 def test_newer_libraries_may_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(tmp_path / "model", "gpt2")
     job = make_job(tmp_path, model)
-    monkeypatch.setattr(scorer, "version", lambda _: "0.1")
+    monkeypatch.setattr(scorer_job, "version", lambda _: "0.1")
     monkeypatch.setattr(scorer, "_score", lambda *_: raise_permanent("too new"))
     with pytest.raises(PermanentFailure, match="too new"):
         scorer.score(job)

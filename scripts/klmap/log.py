@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from klmap.errors import KlmapError, PermanentFailure
+from klmap.interruption import Terminated
 
 EXIT_ERROR = 1
 EXIT_PERMANENT = 3
@@ -40,8 +41,9 @@ def run(main: Callable[[], None]) -> None:
         main: the script's entry point; it parses its own arguments.
 
     Raises:
-        SystemExit: 1 for an error, 3 for a model that can never be scored, 130 after Ctrl-C.
-            An expected error is shown as its message alone, anything else with its traceback.
+        SystemExit: 1 for an error, 3 for a model that can never be scored, 130 after Ctrl-C, 143
+            after SIGTERM where that is received. An expected error is shown as its message alone,
+            anything else with its traceback.
     """
     setup()
     # Importing torch and transformers makes millions of objects that stay: looking for garbage
@@ -55,6 +57,9 @@ def run(main: Callable[[], None]) -> None:
     except KlmapError as error:
         logger.error("%s", error)
         raise SystemExit(EXIT_ERROR) from None
+    except Terminated as error:
+        logger.error("%s", error)
+        raise SystemExit(error.status) from None
     except KeyboardInterrupt:
         logger.error("interrupted; nothing half-written was kept")
         raise SystemExit(EXIT_INTERRUPTED) from None
@@ -99,6 +104,13 @@ class Progress:
             self.last = now
             self._report(now)
 
+    @property
+    def left(self) -> float:
+        """Seconds that the rest will take; infinite as long as nothing is finished."""
+        if not self.done:
+            return float("inf")
+        return (self.total - self.done) * (time.monotonic() - self.start) / self.done
+
     def close(self) -> None:
         """Report the final count."""
         self._report(time.monotonic())
@@ -108,11 +120,10 @@ class Progress:
     def _report(self, now: float) -> None:
         elapsed = max(now - self.start, 1e-9)
         rate = self.done / elapsed
-        left = (self.total - self.done) / rate if rate > 0 else float("inf")
         share = self.done / self.total
         line = f"{self.done:,} of {self.total:,} {self.what} ({share:.0%}), {rate:,.0f}/s"
         if self.done < self.total:
-            line += f", {left:,.0f} s left"
+            line += f", {self.left:,.0f} s left"
         if self.terminal:
             bar = "#" * int(30 * share)
             self.stream.write(f"\r[{bar:<30}] {line}\033[K")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from klmap import disk
+from klmap import disk, leases
 from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN
 from klmap.files import read_tsv, remove, write_tsv
 from klmap.log import logger
 
-_SCORE = re.compile(rf"({MODEL_PATTERN})\.({FINGERPRINT_PATTERN})\.(?:h5|partial|failed\.json)")
+_SCORE = re.compile(
+    rf"({MODEL_PATTERN})\.({FINGERPRINT_PATTERN})\.(?:h5|partial|failed\.json|lease|lease\.ask)"
+)
 
 
 def unwanted(index: Path) -> list[Path]:
@@ -21,7 +24,8 @@ def unwanted(index: Path) -> list[Path]:
         index: ``results/<texts>/index.tsv``, with the columns model and fingerprint.
 
     Returns:
-        Files in ``scores/`` beside the index, sorted; files that klmap did not name are left out.
+        Files in ``scores/`` beside the index, sorted; files that klmap did not name are left out,
+        and those of a score at which a job is at work.
 
     Raises:
         InputError: the index is missing or malformed.
@@ -30,9 +34,14 @@ def unwanted(index: Path) -> list[Path]:
     found = []
     for path in sorted((index.parent / "scores").glob("*")):
         match = _SCORE.fullmatch(path.name)
-        if match and match.groups() not in wanted:
+        if match and match.groups() not in wanted and not _at_work(path, *match.groups()):
             found.append(path)
     return found
+
+
+def _at_work(path: Path, model: str, fingerprint: str) -> bool:
+    lease = leases.read(path.with_name(f"{model}.{fingerprint}.lease"))
+    return lease is not None and lease.is_alive(time.time())
 
 
 def unwanted_weights(indexes: Sequence[Path], models: Path) -> list[Path]:

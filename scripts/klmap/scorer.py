@@ -1,8 +1,8 @@
 """One scoring job: one model, one text set, one file of log-likelihoods.
 
-This module decides whether the job is the one that was asked for, what dtype it runs in, and
-what is written when it ends well or badly. ``tokens`` makes the sequences, ``scorer_load`` loads
-the model, ``scorer_run`` computes.
+This module decides whether there is anything to compute, and what is written when the job ends
+well or badly. ``scorer_job`` knows what earlier attempts have left, ``tokens`` makes the
+sequences, ``scorer_load`` loads the model, ``scorer_run`` computes.
 """
 
 from __future__ import annotations
@@ -11,212 +11,110 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 from huggingface_hub import constants
 
-from klmap import fetch, scorer_code, store
+from klmap import fetch, handover, leases, scorer_code, scorer_job, store
 from klmap.cards import Card, read_card
-from klmap.config import SCORER_VERSION, fingerprint
-from klmap.errors import InputError, PermanentFailure, UnsupportedHere
-from klmap.files import read_json, remove, write_json
+from klmap.config import fingerprint
+from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
+from klmap.files import read_json
+from klmap.interruption import Interruption
 from klmap.log import Progress, logger
+from klmap.scorer_job import Job as Job
 from klmap.texts import Text, read_texts
 
 UNTRAINED_MARGIN = 0.5
 """A mean loss within this many nats of guessing evenly looks untrained (own)."""
 
-SOFTWARE = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "accelerate",
-    "bitsandbytes",
-)
-"""Packages whose versions stand in every score file."""
 
-
-@dataclass(frozen=True)
-class Job:
-    """What one scoring job is asked to do.
-
-    Attributes:
-        card: the model's card.json.
-        weights: folder with the files the card names, or with a file that says why there are
-            none.
-        texts: texts.jsonl.
-        manifest: texts.json.
-        model: the model's name on the map.
-        spec: settings that the fingerprint hashes.
-        output: the score file, ``<model>.<fingerprint>.h5``.
-        skip_failures: write a score with status ``failed`` instead of raising.
-        keep_tokens: also store the log-probability of every token.
-        batch_tokens: tokens per batch; None chooses by device.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads.
-        products: library of matrix products on a CPU, ``onednn`` or ``blas``; None times both.
-        save_every: seconds after which an unfinished job saves what it has; 0 saves every batch.
-    """
-
-    card: Path
-    weights: Path
-    texts: Path
-    manifest: Path
-    model: str
-    spec: dict[str, Any]
-    output: Path
-    skip_failures: bool = False
-    keep_tokens: bool = False
-    batch_tokens: int | None = None
-    device: str = "auto"
-    threads: int = 1
-    products: str | None = None
-    save_every: float = 60.0
-
-    @property
-    def failure(self) -> Path:
-        """Where the reason of a permanent failure is left for later attempts."""
-        return self.output.with_suffix(".failed.json")
-
-    @property
-    def progress(self) -> Path:
-        """The side file of an unfinished attempt."""
-        return self.output.with_suffix(".partial")
-
-
-def score(job: Job) -> None:
+def score(job: Job, interruption: Interruption | None = None) -> None:
     """Score one model on one text set and write the result.
+
+    Where another job works at this score it is waited for, or hands over.
+
+    Args:
+        job: what is asked for.
+        interruption: asks the job to end behind a batch; other jobs can ask without it.
 
     Raises:
         InputError: the file name does not belong to the settings, or an input is broken.
         PermanentFailure: this model can never be scored like this; the reason stands beside the
             output. With ``skip_failures`` a score with status ``failed`` is written instead.
-        MemoryError, OSError, torch.OutOfMemoryError: the machine's trouble; try again.
+        KlmapError: memory does not suffice, or another job works at this score from here on.
+        OSError: the machine's trouble; try again.
     """
-    _check_name(job)
+    scorer_job.check_name(job)
     card = read_card(job.card)
     sha256 = str(read_json(job.manifest).get("sha256"))
-    if _is_finished(job, card, sha256):
+    if scorer_job.is_finished(job, card, sha256):
         logger.info("%s: finished already", job.output)
-        _clean(job)
+        other = leases.read(job.lease)
+        if other is None or not other.is_alive(time.time()):
+            scorer_job.clean(job)
+            leases.clear(job.lease)
         return
+    before = scorer_job.state_of(job.output)
+    with handover.hold(job.lease, interruption or Interruption(), lambda: _device(job)) as held:
+        # The job that was waited for may have finished, or found out that nobody can.
+        is_new = scorer_job.state_of(job.output) != before
+        if scorer_job.is_finished(job, card, sha256, failed_too=is_new and job.skip_failures):
+            logger.info("%s: finished meanwhile by another job", job.output)
+            scorer_job.clean(job)
+        else:
+            _write(job, card, sha256, held)
+
+
+def _write(job: Job, card: Card, sha256: str, held: handover.Held) -> None:
+    """Compute and write what has to be written, a failure included."""
     try:
-        _raise_again(job, card, sha256)
-        result = _score(job, card, read_texts(job.texts, job.manifest), sha256)
+        scorer_job.raise_again(job, card, sha256)
+        result = _score(job, card, read_texts(job.texts, job.manifest), sha256, held)
     except PermanentFailure as failure:
         reason = str(failure)
         if not isinstance(failure, UnsupportedHere):
-            _clean(job)  # whoever tries again starts anew: what was saved may be what is wrong
+            # Whoever tries again starts anew: what was saved may be what is wrong.
+            scorer_job.clean(job)
         if not job.skip_failures:
             if not isinstance(failure, UnsupportedHere):
-                _leave_reason(job, card, sha256, reason)
+                scorer_job.leave_reason(job, card, sha256, reason)
             raise
         logger.error("%s", reason)
-        result = _empty(job, card, sha256)
+        result = scorer_job.empty(job, card, sha256)
         result.status, result.error = "failed", reason
         store.write_score(job.output, result)
         return
+    except MemoryError as error:
+        raise KlmapError(
+            f"memory does not suffice: {str(error) or 'this process gets no more'}. On a cluster "
+            "each attempt asks for more main memory; to begin with more, give for instance "
+            "--set-resources score:mem_mb=64000"
+        ) from error
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        raise KlmapError(
+            f"the memory of the GPU does not suffice, not even for one text at a time: {error}. "
+            "hardware.gpu_memory_gb must be what one GPU has, because the number of GPUs is "
+            "reckoned from it: a smaller value asks for more of them. Nobody else may use them"
+        ) from error
     store.write_score(job.output, result)
     job.failure.unlink(missing_ok=True)
-    _clean(job)
+    if held.is_mine:
+        scorer_job.clean(job)
 
 
-def _clean(job: Job) -> None:
-    """Remove what unfinished attempts at this score left behind, half-written files included."""
-    remove(job.progress)
-    for path in (job.output, job.progress):
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            remove(leftover)
-
-
-def _check_name(job: Job) -> None:
-    """Refuse to write under a name that promises other settings."""
-    expected = fingerprint(job.spec)
-    name = f"{job.model}.{expected}.h5"
-    if job.output.name != name:
-        found = job.output.name.removesuffix(".h5").rpartition(".")[2]
-        raise InputError(
-            f"{job.output}: this name asks for the settings {found}, config.yaml now gives "
-            f"{expected} ({name}); config.yaml changed while this job was queued: run snakemake "
-            "again"
-        )
-
-
-def _is_finished(job: Job, card: Card, sha256: str) -> bool:
-    if not job.output.is_file():
-        return False
-    try:
-        found = store.read_score(job.output)
-    except InputError as error:
-        logger.warning("%s; it is written again", error)
-        return False
-    same = (card.commit, sha256, fingerprint(job.spec))
-    kept = found.token_logprob is not None or not job.keep_tokens
-    return (
-        found.status == "ok"
-        and kept
-        and (found.commit, found.texts_sha256, found.fingerprint) == same
-    )
-
-
-def _raise_again(job: Job, card: Card, sha256: str) -> None:
-    """End at once, with the same words, where an earlier attempt failed for good."""
-    if not job.failure.is_file():
-        return
-    earlier = read_json(job.failure)
-    found = _identity(job, card, sha256)
-    if {key: earlier.get(key) for key in found} == found:
-        raise PermanentFailure(str(earlier.get("error")))
-
-
-def _identity(job: Job, card: Card, sha256: str) -> dict[str, Any]:
-    """What has to be the same for a failure to be the same: newer libraries may know more."""
-    return {
-        "model": job.model,
-        "commit": card.commit,
-        "texts_sha256": sha256,
-        "software": _software(),
-    }
-
-
-def _leave_reason(job: Job, card: Card, sha256: str, reason: str) -> None:
-    found = {**_identity(job, card, sha256), "error": reason}
-    if not job.failure.is_file() or read_json(job.failure) != found:
-        write_json(job.failure, found)
-    logger.error("this is final; to try again all the same, remove %s", job.failure)
-
-
-def _software() -> dict[str, str | int]:
-    return {**{name: version(name) for name in SOFTWARE}, "scorer": SCORER_VERSION}
-
-
-def _empty(job: Job, card: Card, sha256: str) -> store.Score:
-    return store.Score(
-        model=job.model,
-        commit=card.commit,
-        texts_sha256=sha256,
-        fingerprint=fingerprint(job.spec),
-        spec=job.spec,
-        attributes={
-            "quantization": job.spec.get("quantization") or "none",
-            "prefix": job.spec["prefix"],
-            "overlength": job.spec["overlength"],
-        },
-    )
-
-
-def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Score:
+def _score(
+    job: Job, card: Card, texts: Sequence[Text], sha256: str, held: handover.Held
+) -> store.Score:
     """Everything between the checks and the file."""
     reason = card.error or fetch.failure_in(job.weights)
     if reason:
         raise PermanentFailure(reason)
+    if job.refusal:
+        raise UnsupportedHere(job.refusal)
     quantization = job.spec.get("quantization")
     if quantization and card.quantization:
         raise PermanentFailure(
@@ -225,11 +123,7 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
             "the original model"
         )
     began = time.monotonic()
-    # The weights are here, and nothing else is asked. Libraries read their environment when they
-    # are imported, which huggingface_hub has been.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    constants.HF_HUB_OFFLINE = True
-    os.environ["RAYON_NUM_THREADS"] = str(job.threads)
+    _set_environment(job)
     opted_in = bool(job.spec.get("remote_code"))
     if opted_in:
         scorer_code.isolate()
@@ -252,13 +146,14 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         overlength=str(job.spec["overlength"]),
         limit=limit,
     )
+    held.interruption.obey()
     plan = scorer_run.make_plan(encoded.sequences, limit)
     probe = scorer_run.probe_texts(len(texts))
     wanted_budget = scorer_run.budget_for(device, job.batch_tokens)
     checkpoint = scorer_resume.Checkpoint(
         job.progress,
         {
-            **_identity(job, card, sha256),
+            **scorer_job.identity(job, card, sha256),
             "fingerprint": fingerprint(job.spec),
             "sequences": scorer_resume.digest(encoded.sequences),
             "budget": wanted_budget,
@@ -266,6 +161,7 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
             "threads": job.threads,
         },
         job.save_every,
+        held.interruption,
     )
     loading = scorer_precision.Loading(
         job.weights,
@@ -278,22 +174,23 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         products=checkpoint.state.how["products"] if checkpoint.state else job.products,
     )
     model, choice = scorer_precision.load(loading, str(job.spec["dtype"]))
+    held.interruption.obey()
     state = checkpoint.begin(
         {"dtype": model.dtype, "head": model.head_name, "products": model.products}
     )
     total = sum(piece.length for piece in plan.pieces)
-    if state is not None:
-        ahead = sum(piece.length for piece in plan.ordered[: state.pieces])
+    ahead = sum(piece.length for piece in plan.ordered[: state.pieces]) if state is not None else 0
+    if ahead:
         logger.info("%s of %s tokens were scored before; going on", f"{ahead:,}", f"{total:,}")
-        total -= ahead
-    progress = Progress(total, "tokens")
-    start = time.monotonic()
+    progress = Progress(total - ahead, "tokens")
+    held.follow(progress, ahead, scorer_precision.device_name(device))
     startup = time.time() - psutil.Process().create_time()
-    logprobs, budget = scorer_run.score_tokens(model, plan, wanted_budget, progress, checkpoint)
+    with held.interruption.patiently():
+        logprobs, budget = scorer_run.score_tokens(model, plan, wanted_budget, progress, checkpoint)
     loglik = scorer_run.text_sums(logprobs, plan.offset)
-    rate = total / max(time.monotonic() - start, 1e-9)
+    rate = total / max(checkpoint.seconds, 1e-9)
     progress.close()
-    result = _empty(job, card, sha256)
+    result = scorer_job.empty(job, card, sha256)
     result.loglik = loglik
     result.n_tokens = np.array(encoded.n_tokens, np.int32)
     result.n_scored = np.diff(plan.offset).astype(np.int32)
@@ -319,7 +216,7 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
         "gpus": scorer_precision.gpus_of(model),
         "threads": job.threads,
         "peak_memory": scorer_precision.peak_memory(device),
-        "software": _software(),
+        "software": scorer_job.software(),
         "tokens_per_second": rate,
         "startup_seconds": startup,
     }
@@ -340,6 +237,24 @@ def _score(job: Job, card: Card, texts: Sequence[Text], sha256: str) -> store.Sc
     result.attributes["seconds"] = time.monotonic() - began
     _report(job.model, result, texts)
     return result
+
+
+def _set_environment(job: Job) -> None:
+    """Say what libraries read when they are imported, as huggingface_hub has been.
+
+    The weights are here, and nothing else is asked.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    constants.HF_HUB_OFFLINE = True
+    os.environ["RAYON_NUM_THREADS"] = str(job.threads)
+
+
+def _device(job: Job) -> str:
+    """What the device of this job is called by its maker."""
+    _set_environment(job)
+    from klmap import scorer_precision
+
+    return scorer_precision.device_name(scorer_precision.prepare(job.device, job.threads))
 
 
 def _looks_untrained(result: store.Score, rows: int) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap.files import atomic, canonical
+from klmap.interruption import Interruption
 from klmap.log import logger
 
 
@@ -33,12 +34,14 @@ class State:
         budget: tokens per batch from there on.
         values: nats per token scored so far, in that order.
         how: choices made while loading that decide about last digits: dtype, head, products.
+        seconds: how long that took, of all attempts.
     """
 
     pieces: int
     budget: int
     values: npt.NDArray[Any]
     how: dict[str, str]
+    seconds: float
 
 
 class Checkpoint:
@@ -48,13 +51,21 @@ class Checkpoint:
         path: the side file.
         identity: everything that must be the same for the state to be continued.
         every: seconds between two savings; 0 saves after each batch.
+        interruption: ends the job behind a batch, as soon as its state is saved.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], every: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Mapping[str, Any],
+        every: float,
+        interruption: Interruption | None = None,
+    ) -> None:
         self.path = path
         self.identity = canonical(identity)
         self.every = every
-        self.last = time.monotonic()
+        self.interruption = interruption or Interruption()
+        self.last = self.began = time.monotonic()
         self.how: dict[str, str] = {}
         self.state = self._read()
 
@@ -66,7 +77,7 @@ class Checkpoint:
             with np.load(self.path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 values = file["values"]
-            state = State(about["pieces"], about["budget"], values, about["how"])
+            state = State(about["pieces"], about["budget"], values, about["how"], about["seconds"])
             identity = about["identity"]
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             logger.warning("%s: not readable (%s); the job starts anew", self.path, error)
@@ -98,19 +109,37 @@ class Checkpoint:
             )
             self.state = None
         self.last = time.monotonic()
+        self.began = self.last - (self.state.seconds if self.state is not None else 0.0)
         return self.state
 
     @property
+    def seconds(self) -> float:
+        """How long the batches have taken, those of earlier attempts included."""
+        return time.monotonic() - self.began
+
+    @property
     def due(self) -> bool:
-        """Whether it is time to save."""
-        return time.monotonic() - self.last >= self.every
+        """Whether it is time to save, or the job is to end."""
+        return self.interruption.is_asked or time.monotonic() - self.last >= self.every
 
     def save(self, pieces: int, budget: int, values: npt.NDArray[Any]) -> None:
-        """Write the state atomically."""
-        about = {"identity": self.identity, "how": self.how, "pieces": pieces, "budget": budget}
-        with atomic(self.path) as temporary, temporary.open("wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), values=values)
+        """Write the state atomically, then end if the job was asked to.
+
+        Raises:
+            BaseException: what the interruption ends the job with.
+        """
+        about = {
+            "identity": self.identity,
+            "how": self.how,
+            "pieces": pieces,
+            "budget": budget,
+            "seconds": self.seconds,
+        }
+        if self.interruption.saves:
+            with atomic(self.path) as temporary, temporary.open("wb") as file:
+                np.savez(file, about=np.array(json.dumps(about)), values=values)
         self.last = time.monotonic()
+        self.interruption.obey()
 
 
 def digest(sequences: Iterable[Sequence[int]]) -> str:

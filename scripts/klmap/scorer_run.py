@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from klmap.allocation import BATCH_TOKENS
 from klmap.errors import PermanentFailure
 from klmap.log import Progress, logger
 from klmap.scorer_load import raise_for_model
@@ -24,7 +25,7 @@ TokenFloats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 CPU_BATCH_TOKENS = 1024
 """Tokens per batch on a CPU: larger batches leave its cache."""
 
-CUDA_BATCH_TOKENS = 16384
+CUDA_BATCH_TOKENS = BATCH_TOKENS
 """Tokens per batch on a GPU to begin with; halved when memory does not suffice."""
 
 FALLBACK_LOGITS = 2**28
@@ -122,7 +123,7 @@ def score_tokens(
         plan: of the text set.
         budget: padded tokens per batch.
         progress: told of every batch.
-        checkpoint: where to go on from and to save to.
+        checkpoint: where to go on from and to save to; it also ends the job when that is asked.
 
     Returns:
         (T,) nats in the order of texts, in the precision of the head; and the final budget.
@@ -163,7 +164,10 @@ def score_tokens(
             progress.add(sum(piece.length for piece in batch))
         if checkpoint is not None and checkpoint.due and start < len(pieces):
             checkpoint.save(start, budget, result[:filled].cpu().numpy())
-    return _in_order_of_texts(plan, result.cpu().numpy()), budget
+    logprobs = result.cpu().numpy()
+    if checkpoint is not None and checkpoint.due:
+        checkpoint.save(start, budget, logprobs)  # what comes next can be interrupted as well
+    return _in_order_of_texts(plan, logprobs), budget
 
 
 def _in_order_of_texts(plan: Plan, values: TokenFloats) -> TokenFloats:
