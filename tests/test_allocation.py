@@ -166,8 +166,9 @@ def test_a_model_that_no_machine_holds_gets_no_gpu_and_a_reason() -> None:
 
 def test_members_of_a_group_ask_for_less_time_each_than_a_job_alone() -> None:
     tiny, large = card_of(14e6), card_of(6.74e9)
-    assert asked(tiny, grouped=True).minutes == SHORTEST_IN_GROUP < asked(tiny).minutes
-    assert asked(large, grouped=True) == asked(large), "a large one has an allocation of its own"
+    assert asked(tiny, shared=["tiny"]).minutes == SHORTEST_IN_GROUP < asked(tiny).minutes
+    assert asked(tiny, shared=["small", "cpu"]) == asked(tiny), "another class shares"
+    assert asked(large, shared=["tiny"]) == asked(large), "a large one has an allocation of its own"
 
 
 def test_a_small_model_that_needs_two_gpus_shares_no_allocation() -> None:

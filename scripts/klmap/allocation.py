@@ -8,6 +8,7 @@ call this while they are parsed, so nothing heavy is imported.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from klmap.cards import Card
@@ -46,7 +47,7 @@ SMALL_JOB = 4000
 UNKNOWN_MEMORY, UNKNOWN_MINUTES = 32000, 120
 """MB and minutes shown for a model that has no card yet; it has one before it is submitted."""
 
-SHORTEST, SHORTEST_IN_GROUP = 15, 5
+SHORTEST, SHORTEST_IN_GROUP = 15, 10
 """Minutes that a job asks for at least: alone, and as one of many in an allocation, where one that
 is late uses what others left."""
 
@@ -116,7 +117,7 @@ def request(
     *,
     demo: bool = False,
     skip: bool = False,
-    grouped: bool = False,
+    shared: Collection[str] = (),
 ) -> Request:
     """What the first attempt at one score asks for.
 
@@ -129,11 +130,10 @@ def request(
         speed: how fast models like this one are scored.
         demo: whether it is a model of the demo, which never gets a GPU.
         skip: whether a model whose card has an error gets a job that writes the reason down.
-        grouped: whether many jobs of its size share an allocation.
+        shared: size classes of which several jobs share an allocation.
     """
     if demo or (skip and card is not None and card.error):
-        shortest = SHORTEST_IN_GROUP if grouped else SHORTEST
-        return Request(0, 1, SMALL_JOB, shortest, CPU)
+        return Request(0, 1, SMALL_JOB, _shortest(CPU, shared), CPU)
     gpus = min(1, hardware.max_gpus)
     if card is None:
         return Request(gpus, hardware.cpus, UNKNOWN_MEMORY, UNKNOWN_MINUTES)
@@ -141,17 +141,23 @@ def request(
         gpus = gpus_needed(card, dtype, quantization, hardware)
         if gpus > hardware.max_gpus:
             reason = too_large(card, dtype, quantization, hardware)
-            return Request(0, 1, SMALL_JOB, SHORTEST, CPU, reason)
+            return Request(0, 1, SMALL_JOB, _shortest(CPU, shared), CPU, reason)
     size = size_of(card) if gpus == 1 else ""
     slowness = _SLOWNESS.get(quantization or dtype, 1.0) if gpus else 1.0
-    shortest = SHORTEST_IN_GROUP if grouped and size else SHORTEST
     return Request(
         gpus,
         hardware.cpus,
         _host_memory(card, dtype, quantization, gpus > 0),
-        max(_minutes(card, slowness * (tokens or UNKNOWN_TOKENS), gpus, hardware, speed), shortest),
+        max(
+            _minutes(card, slowness * (tokens or UNKNOWN_TOKENS), gpus, hardware, speed),
+            _shortest(size, shared),
+        ),
         size,
     )
+
+
+def _shortest(size: str, shared: Collection[str]) -> int:
+    return SHORTEST_IN_GROUP if size in shared else SHORTEST
 
 
 def size_of(card: Card) -> str:
