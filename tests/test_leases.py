@@ -397,6 +397,35 @@ def test_no_library_keeps_a_signal() -> None:
     assert Terminated(signal.SIGINT).status == 130
 
 
+def test_two_attempts_with_one_log_leave_no_hole_in_it(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pathlib, time\n"
+        "from klmap import log\n"
+        "def main():\n"
+        "    log.logger.info('a first line, longer than what the other attempt writes')\n"
+        f"    while not pathlib.Path({str(go)!r}).exists():\n"
+        "        time.sleep(0.01)\n"
+        "    log.logger.info('a last line')\n"
+        "log.run(main)\n"
+    )
+    log = tmp_path / "log"
+    scripts = str(PACED.parents[1] / "scripts")
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(script)], stderr=file, env={**os.environ, "PYTHONPATH": scripts}
+        )
+    until(lambda: "first" in log.read_text())
+    log.write_text("begun anew\n")
+    go.touch()
+    assert process.wait(60) == 0
+    first, last = log.read_text().splitlines()
+    assert first == "begun anew"
+    assert last.isprintable()
+    assert last.endswith("a last line")
+
+
 # --- jobs
 
 

@@ -6,9 +6,13 @@ terminal and a line now and then in a file, so that a log stays readable.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import gc
 import logging
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +50,7 @@ def run(main: Callable[[], None]) -> None:
             anything else with its traceback.
     """
     setup()
+    _append()
     # Importing torch and transformers makes millions of objects that stay: looking for garbage
     # among them over and over takes a fifth of a script's start.
     gc.set_threshold(200_000, 50, 100)
@@ -72,6 +77,19 @@ def run(main: Callable[[], None]) -> None:
     except Exception:
         logger.exception("unexpected error; please report it with this log")
         raise SystemExit(EXIT_ERROR) from None
+
+
+def _append() -> None:
+    """Write behind whatever is in the log file by then.
+
+    Another attempt at the same job may begin the file anew while this one still writes, and would
+    find a hole of zeros in it.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = sys.stderr.fileno()
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 class Progress:
