@@ -18,8 +18,8 @@ name, <fp> twelve hexadecimal digits of the settings that decide a score's numbe
     results/<texts>/figures/, map.html           what to look at
 
 Stages one can ask for by name: preflight (what a run would meet, take and skip), scores, map (the
-default), refresh (asks whether configured models have moved), prune (lists, then removes scores
-that no configuration asks for).
+default), status (what a run is doing), efficiency (what scores have cost), refresh (asks whether
+configured models have moved), prune (lists, then removes scores that no configuration asks for).
 """
 
 from snakemake.utils import min_version
@@ -39,6 +39,7 @@ include: "rules/demo.smk"
 include: "rules/models.smk"
 include: "rules/preflight.smk"
 include: "rules/score.smk"
+include: "rules/status.smk"
 include: "rules/matrix.smk"
 include: "rules/maps.smk"
 

@@ -70,6 +70,8 @@ ON_HEAD = CONFIG.hardware.download_on == "head"
 # five more than cores. `--resources downloads=2` asks for fewer at a time.
 if "downloads" not in workflow.global_resources:
     workflow.global_resources["downloads"] = 4
+# Rules that may be asked for while a run is at work.
+LOOKS = {"status", "efficiency", "preflight"}
 SUBMITS = workflow.global_resources["_nodes"].value is not None
 if SUBMITS:
     # The cores of the machine that submits say nothing about those of a node.
@@ -564,6 +566,17 @@ def plan_rows(wildcards: object) -> list[str]:
             made_as = [spec["dtype"], spec["quantization"] or ""]
             rows.append("\t".join([model, entry.source, texts, path, *made_as]))
     return rows
+
+
+def unlocked(wildcards: object) -> list[str]:
+    """No input at all, and no lock where nothing is asked for but to look.
+
+    A Snakemake that ends removes every lock of the folder, that of a run at work too.
+    """
+    if LOOKS.issuperset(workflow.dag_settings.targets):
+        persistence = workflow.persistence
+        persistence.lock = persistence.unlock = persistence.noop
+    return []
 
 
 def preflight_options() -> str:

@@ -20,6 +20,7 @@ rule plan:
 rule preflight:
     """What a run would meet, take and skip, before its first GPU minute."""
     input:
+        unlocked,
         sources=f"{RESULTS}/models/_sources.tsv",
         plan=f"{RESULTS}/models/_plan.tsv",
     log:

@@ -12,13 +12,6 @@ from klmap.config import Hardware
 from klmap.errors import KlmapError
 
 
-def text_set(argument: str) -> preflight.TextSet:
-    """Read ``name=n,max_bytes``, where n is ``all`` for a recipe that does not say."""
-    name, _, sizes = argument.partition("=")
-    n, _, max_bytes = sizes.partition(",")
-    return preflight.TextSet(name, None if n == "all" else int(n), int(max_bytes))
-
-
 def main() -> None:
     """Look at what is configured and print the table; exit status 1 if anything is to be mended."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,7 +19,11 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, required=True, help="table of wanted scores")
     parser.add_argument("--cards", type=Path, required=True, help="folder of <source>/card.json")
     parser.add_argument(
-        "--texts", type=text_set, nargs="+", required=True, help="text sets as name=n,max_bytes"
+        "--texts",
+        type=preflight.TextSet.parse,
+        nargs="+",
+        required=True,
+        help="text sets as name=n,max_bytes",
     )
     parser.add_argument(
         "--on-failure",

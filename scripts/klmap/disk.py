@@ -13,7 +13,6 @@ import os
 import stat
 import threading
 import time
-from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from filelock import SoftFileLease
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import read_json, remove, size_in_words, write_json
 from klmap.log import logger
+from klmap.notes import NOTES, read_notes
 from klmap.processes import Owner, workflow
 
 WEIGHTS = "weights"
@@ -149,7 +149,7 @@ class Budget:
             self._check(claim)
             with self._lock():
                 other = self._claims().get(claim.source)
-                if other is None or not self._is_active(other):
+                if other is None or not self.is_active(other):
                     self._adopt(claim)
                     self._write(claim)
                     return
@@ -204,7 +204,7 @@ class Budget:
         What failed fetches have left behind goes before anybody has to wait.
         """
         others = [found for found in self._claims().values() if found.source != claim.source]
-        waiting = [found for found in others if not found.granted and self._is_active(found)]
+        waiting = [found for found in others if not found.granted and self.is_active(found)]
         if any(found.rank < claim.rank for found in waiting):
             return None
         # What an earlier attempt has left of a waiting model is on the disk as well.
@@ -215,7 +215,7 @@ class Budget:
             return None
         for found in sorted(others, key=lambda found: found.rank, reverse=True):
             partial = self.models / found.source / PARTIAL
-            idle = found in waiting or not self._is_active(found)
+            idle = found in waiting or not self.is_active(found)
             if lack > 0 and idle and partial.exists():
                 lack -= size_of(partial)
                 logger.info("%s: what an interrupted fetch left is removed", found.source)
@@ -224,7 +224,7 @@ class Budget:
 
     def _held(self, claim: Claim) -> int:
         """Bytes that count for a claim: all that was granted while somebody fetches."""
-        if claim.granted and self._is_active(claim):
+        if claim.granted and self.is_active(claim):
             return claim.size
         return self._taken(claim.source)
 
@@ -254,11 +254,11 @@ class Budget:
         waiting = {
             os.path.normpath(self.models / found.source / WEIGHTS)
             for found in self._claims().values()
-            if not found.granted and self._is_active(found)
+            if not found.granted and self.is_active(found)
         }
         if not locks:
             return True
-        jobs = _outputs_in_work(Path(".snakemake/incomplete"), max(locks) - 1)
+        jobs = _outputs_in_work(NOTES, max(locks) - 1)
         mine = os.path.normpath(self.models / claim.source / WEIGHTS)
         return mine not in jobs or bool(jobs - waiting)
 
@@ -268,7 +268,7 @@ class Budget:
         for found in sorted(self._claims().values(), key=lambda found: found.rank, reverse=True):
             mine = found.run == claim.run or found.run is None
             ended = found.run is not None and found.run.is_here and not found.run.is_alive
-            if free >= lack or self._is_active(found) or not (mine or ended):
+            if free >= lack or self.is_active(found) or not (mine or ended):
                 continue
             weights = self.models / found.source / WEIGHTS
             if not weights.exists():
@@ -288,17 +288,17 @@ class Budget:
         found = {}
         for path in self.ledger.glob("*.json"):
             try:
-                claim = _parse(path)
+                claim = read_claim(path)
             except (InputError, TypeError, KeyError):
                 path.unlink(missing_ok=True)
                 continue
-            if self._is_active(claim) or self._taken(claim.source):
+            if self.is_active(claim) or self._taken(claim.source):
                 found[claim.source] = claim
             else:
                 path.unlink(missing_ok=True)
         return found
 
-    def _is_active(self, claim: Claim) -> bool:
+    def is_active(self, claim: Claim) -> bool:
         """Whether the process that made a claim is still at it."""
         if claim.ended:
             return False
@@ -342,7 +342,12 @@ def too_large(source: str, size: float, limit: float) -> str:
     )
 
 
-def _parse(path: Path) -> Claim:
+def read_claim(path: Path) -> Claim:
+    """Read one claim.
+
+    Raises:
+        InputError, KeyError, TypeError: it is broken, or gone.
+    """
     values = read_json(path)
     run = values.pop("run")
     owner = Owner(**values.pop("owner"))
@@ -365,12 +370,11 @@ def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
                     yield path, found
 
 
-def _outputs_in_work(notes: Path, since: float) -> set[str]:
+def _outputs_in_work(folder: Path, since: float) -> set[str]:
     """Outputs of the jobs that Snakemake has started since a time and not seen to end."""
     found = set()
-    for path, file in _files(notes):
-        if file.st_mtime >= since:
-            parts = [part.removeprefix("@") for part in path.relative_to(notes).parts]
-            with contextlib.suppress(ValueError):
-                found.add(os.path.normpath(urlsafe_b64decode("".join(parts)).decode()))
+    for output, note in read_notes(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if note.lstat().st_mtime >= since:
+                found.add(output)
     return found

@@ -48,3 +48,26 @@ def workflow() -> Owner | None:
             if any("snakemake" in Path(part).name for part in process.cmdline()[:3]):
                 return Owner.of(process)
     return None
+
+
+def heads(folder: Path) -> list[Owner]:
+    """Snakemake processes of this machine that run the workflow in a folder.
+
+    Processes of single jobs do not count, nor those that only look at what is going on, as the one
+    that asks here does.
+    """
+    me = psutil.Process()
+    family = {me.pid, *(process.pid for process in me.parents())}
+    home = folder.resolve()
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            words = process.cmdline()
+            if (
+                process.pid not in family
+                and any("snakemake" in Path(word).name for word in words[:3])
+                and not {"--mode", "status", "efficiency"} & set(words)
+                and Path(process.cwd()) == home
+            ):
+                found.append(Owner.of(process))
+    return found
