@@ -211,10 +211,8 @@ def _cluster(overview: Overview) -> list[tuple[str, str]]:
         whose = "an earlier run, which has ended"
         if run not in queue.orphans:
             whose = "a run that is not at work on this machine; if it was killed"
-        text = (
-            f"{_counted(found)} of {whose}: let them go on, or end them with scancel --name={run}"
-        )
-        entries.append(("", text))
+        entries.append(("", f"{_counted(found)} of {whose}: let them go on, or end them with"))
+        entries.append(("", f"scancel --name={run}"))
     return entries
 
 
