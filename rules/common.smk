@@ -5,6 +5,7 @@ Imported by every Snakemake process, on every node, so it reads the configuratio
 
 import gc
 import hashlib
+import inspect
 import json
 import os
 import shlex
@@ -16,10 +17,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+# Thousands of jobs are millions of objects that stay. Looking through them for garbage takes a fifth
+# of the time, and a dry run ends before there is any.
+DRY = workflow.output_settings.dryrun
+if DRY:
+    gc.disable()
+else:
+    gc.set_threshold(200_000, 50, 100)
 # Rules call `python`: the interpreter that runs Snakemake, unless an environment is deployed.
-# Thousands of jobs are millions of objects: collecting garbage less often saves a sixth of a
-# dry run.
-gc.set_threshold(200_000, 50, 100)
 search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
@@ -71,7 +76,7 @@ ON_HEAD = CONFIG.hardware.download_on == "head"
 if "downloads" not in workflow.global_resources:
     workflow.global_resources["downloads"] = 4
 # Rules that may be asked for while a run is at work.
-LOOKS = {"status", "efficiency", "preflight"}
+LOOKS = {"status", "efficiency", "preflight", "refresh"}
 SUBMITS = workflow.global_resources["_nodes"].value is not None
 if SUBMITS:
     # The cores of the machine that submits say nothing about those of a node.
@@ -169,6 +174,11 @@ def asked_for(wildcards: object) -> settings.ModelEntry:
             "snakemake again."
         )
     return entry
+
+
+def score_spec(wildcards: object) -> str:
+    """Settings of one score as JSON."""
+    return spec_of(wildcards.texts, wildcards.model)
 
 
 def card_of(wildcards: object) -> str:
@@ -379,18 +389,18 @@ def request_of(texts: str, model: str) -> allocation.Request:
         speeds()[0 if entry.is_demo else 1],
         demo=entry.is_demo,
         skip=CONFIG.on_model_failure == "skip",
-        grouped=bool(SHARED),
+        shared=sharing() if SCORE_GROUP else (),
     )
 
 
+@lru_cache(maxsize=None)
 def sharing() -> dict[str, int]:
     """How many jobs of a size class share an allocation, as `group-components` has it.
 
     All weights of an allocation are on the disk at one time. A class for which the disk budget is
-    too small is left out: its models would wait for each other's room.
+    too small is left out: its models would wait for each other's room. Snakemake knows what was
+    asked for when it has read the rules, not before.
     """
-    if not (SUBMITS and workflow.is_main_process):
-        return {}
     asked = workflow.group_settings.group_components
     found = {}
     left = CONFIG.hardware.disk_budget_gb * 1e9 / 2
@@ -412,8 +422,8 @@ def blocks(texts: str) -> dict[str, str]:
     seen = Counter()
     for model in CONFIG.by_slug:
         size = request_of(texts, model).size
-        if size in SHARED:
-            found[model] = f"{size}_{texts}_{seen[size] // SHARED[size]}"
+        if size in sharing():
+            found[model] = f"{size}_{texts}_{seen[size] // sharing()[size]}"
             workflow.parent_groupids[found[model]] = size
             seen[size] += 1
     return found
@@ -450,10 +460,11 @@ def score_minutes(wildcards: object, attempt: int) -> int:
     return score_request(wildcards, attempt).minutes
 
 
-def score_refusal(wildcards: object, threads: int) -> str:
+def score_refusal(wildcards: object, output: list[str]) -> str:
     """Argument that ends a job whose model no configured machine holds; none for others.
 
-    Derived from the threads for the reason that `text_address` gives.
+    It takes the output for the reason for which `text_address` takes the threads. With those,
+    Snakemake would work out all resources of each score before it knows which ones are missing.
     """
     refusal = score_request(wildcards).refusal
     return f"--refuse {shlex.quote(refusal)}" if refusal else ""
@@ -504,6 +515,21 @@ def turn(source: str, stage: int) -> int:
     is cheap and says early what cannot be scored.
     """
     return (stage + 1) * len(PLACES) - PLACES[source]
+
+
+def resolve_turn(wildcards: object) -> int:
+    """Priority of looking up a model."""
+    return turn(wildcards.source, 2)
+
+
+def score_turn(wildcards: object) -> int:
+    """Priority of a score."""
+    return turn(CONFIG.by_slug[wildcards.model].source, 1)
+
+
+def fetch_turn(wildcards: object) -> int:
+    """Priority of a download."""
+    return turn(wildcards.source, 0)
 
 
 def fetch_place(wildcards: object) -> int:
@@ -592,8 +618,7 @@ def preflight_options() -> str:
     )
 
 
-SHARED = sharing()
-SCORE_GROUP = score_group if SHARED else None
+SCORE_GROUP = score_group if SUBMITS and workflow.is_main_process else None
 HAS_TREE = len(CONFIG.models) <= CONFIG.map.dense_limit
 FIGURES = figure_names()
 FIGURE_TITLES = {
@@ -607,3 +632,22 @@ FETCH_OPTIONS = fetch_options()
 RESOLVE_OPTIONS = f"--on-failure {CONFIG.on_model_failure}{mirrors_argument()}"
 PREFLIGHT_OPTIONS = preflight_options()
 SCORE_OPTIONS = score_options()
+
+# Snakemake looks up the parameters of a function each time before it calls it: several times for
+# each job. Python takes them from here without looking.
+for helper in [found for found in globals().values() if inspect.isfunction(found)]:
+    if helper.__globals__ is globals():
+        helper.__signature__ = inspect.signature(helper)
+
+if DRY:
+    from klmap import dry_run
+    from snakemake.io import IOFile
+    from snakemake.logging import logger
+    from snakemake.settings.types import Quietness
+
+    dry_run.announce(
+        dry_run.Snakemake(workflow, logger, Quietness, IOFile),
+        CONFIG,
+        score_path,
+        CODE,
+    )

@@ -11,7 +11,7 @@ rule resolve:
         f"{RESULTS}/models/{{source}}/card.json",
     log:
         "logs/resolve/{source}.log",
-    priority: lambda wildcards: turn(wildcards.source, 2)
+    priority: resolve_turn
     localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
@@ -34,7 +34,7 @@ rule fetch:
         temp(directory(f"{RESULTS}/models/{{source}}/weights")),
     log:
         "logs/fetch/{source}.log",
-    priority: lambda wildcards: turn(wildcards.source, 0)
+    priority: fetch_turn
     localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
@@ -67,6 +67,7 @@ rule sources:
 rule refresh:
     """Ask where configured models are now; rewrite only the cards of those that moved."""
     input:
+        unlocked,
         f"{RESULTS}/models/_sources.tsv",
     log:
         "logs/refresh/refresh.log",

@@ -26,7 +26,7 @@ rule score:
         "logs/score/{texts}/{model}.{fp}.log",
     benchmark:
         "logs/benchmark/score/{texts}/{model}.{fp}.tsv"
-    priority: lambda wildcards: turn(CONFIG.by_slug[wildcards.model].source, 1)
+    priority: score_turn
     group:
         SCORE_GROUP
     conda:
@@ -38,10 +38,11 @@ rule score:
         mem_mb=score_memory,
         runtime=score_minutes,
     params:
-        spec=lambda wildcards: spec_of(wildcards.texts, wildcards.model),
+        spec=score_spec,
         refusal=score_refusal,
+    # exec: where a job is told to end, no shell in between ends first and the scorer can save.
     shell:
-        f"{SCRIPTS}/score.py --card {{input.card}} --weights {{input.weights}} "
+        f"exec {SCRIPTS}/score.py --card {{input.card}} --weights {{input.weights}} "
         "--texts {input.texts} --manifest {input.manifest} --model {wildcards.model} "
         f"{SCORE_OPTIONS} {{params.refusal}} "
         "--spec {params.spec:q} --score {output} --threads {threads} "

@@ -101,14 +101,14 @@ class ModelEntry(Strict):
         """Whether the model is one of the demo zoo, built here."""
         return self.id.startswith("demo/")
 
-    @property
+    @cached_property
     def source(self) -> str:
         """``org--name[@revision]``: what the card and the weights are filed under."""
         stem = re.sub(r"^(?:~?/|\.{1,2}/)+", "", self.repository).strip("/").replace("/", "--")
         revision = self.effective_revision
         return stem if revision is None else f"{stem}@{revision.replace('/', '--')}"
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """The model's name on the map: `name`, or the source with its variant."""
         if self.name is not None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from klmap import allocation, disk, estimates, natives, questions, store
+from klmap import allocation, disk, estimates, questions, store
 from klmap.cards import Card
 from klmap.config import Hardware
 from klmap.errors import InputError
 from klmap.estimates import Speed
+from klmap.failures import left_reason
 from klmap.files import read_json, read_tsv, write_tsv
 from klmap.questions import Answer, is_demo
 from klmap.refresh import Source
@@ -318,17 +319,6 @@ class _Judge:
         if (score.commit, score.texts_sha256) != (card.commit, texts):
             return False, ""
         return True, score.error if score.status == "failed" else ""
-
-
-def left_reason(path: Path, card: Card) -> str:
-    """Why an earlier attempt failed for good; empty where the next one will try again."""
-    if not path.is_file():
-        return ""
-    left = read_json(path)
-    version = (left.get("software") or {}).get("transformers")
-    if (left.get("commit"), version) != (card.commit, natives.VERSION):
-        return ""
-    return f"{left.get('error')}; to try again all the same, remove {path}"
 
 
 def write_rows(path: Path, outlook: Outlook) -> None:

@@ -18,8 +18,9 @@ from klmap.cards import Card, read_card
 from klmap.config import Hardware
 from klmap.errors import InputError
 from klmap.estimates import Speed
+from klmap.failures import left_reason
 from klmap.leases import Lease
-from klmap.preflight import SMALL, Wanted, left_reason
+from klmap.preflight import SMALL, Wanted
 from klmap.queue import Queue, Submitted
 
 DONE = "done"
