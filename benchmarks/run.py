@@ -29,8 +29,8 @@ SECTIONS = {
     ),
     "dryrun": (
         "Looking before anything runs",
-        "`snakemake -n` over models of which none has been scored. The peer is Snakemake itself "
-        "with three bare rules per model.",
+        "`snakemake -n`, as typed. The peer is Snakemake itself with three bare rules per model, "
+        "of which nothing is there.",
     ),
     "hub": (
         "Models from the Hub",
