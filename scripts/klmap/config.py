@@ -8,10 +8,13 @@ Snakemake, because every Snakemake process reads it while it parses the workflow
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -251,8 +254,37 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
 
 def json_schema() -> str:
     """The JSON schema of config.yaml, for editors."""
+    for section in _sections(Strict):
+        _describe(section)
     schema = Config.model_json_schema(by_alias=True)
     entry = schema["properties"]["models"]["items"]
     schema["properties"]["models"]["items"] = {"anyOf": [{"type": "string"}, entry]}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2) + "\n"
+
+
+def _sections(base: type[Strict]) -> Iterator[type[Strict]]:
+    """All classes below one, each before those below it."""
+    for section in base.__subclasses__():
+        yield section
+        yield from _sections(section)
+
+
+def _describe(section: type[Strict]) -> None:
+    """Make the string below each key its description.
+
+    pydantic does so by itself where it is asked to, but then every process that starts looks for
+    the source of each class, which takes longer than all the rest of the configuration.
+    """
+    for parent in section.__bases__:
+        for name, field in getattr(parent, "model_fields", {}).items():
+            section.model_fields[name].description = field.description
+    (tree,) = ast.parse(inspect.getsource(section)).body
+    for key, below in itertools.pairwise(tree.body if isinstance(tree, ast.ClassDef) else ()):
+        match key, below:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                section.model_fields[name].description = inspect.cleandoc(text)
+    section.model_rebuild(force=True)

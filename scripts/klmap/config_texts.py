@@ -22,7 +22,7 @@ _PACKED = ("gz", "zst", "bz2", "xz", "lz4", "zip", "tar", "tgz", "7z")
 class Strict(BaseModel):
     """A section of config.yaml: unknown keys are errors, values do not change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class _Texts(Strict):
