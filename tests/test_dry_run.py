@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from klmap import forecast, natives
-from klmap.config import Config
+from klmap import configfile, forecast, natives
+from klmap.config import Config, fingerprint
 from klmap.files import write_json
 from klmap.forecast import Planned
 from tests.project import AGGREGATION, Project, copy_clone, job_counts
@@ -240,10 +240,31 @@ def test_few_jobs_are_described_before_the_summary(project: Project) -> None:
 
 
 @pytest.mark.workflow
-def test_a_job_that_names_all_of_many_models_is_not_described(hundred: Project) -> None:
+def test_a_job_that_names_all_of_many_models_is_not_described(
+    hundred: Project, tmp_path: Path
+) -> None:
+    project = hundred.copy(tmp_path / "klmap")
+    config = configfile.load(project.folder / "config.yaml")
+    results = project.folder / "results"
+    texts = [results / "tiny" / name for name in ("texts.jsonl", "texts.json")]
+    cards = [results / "models" / source / "card.json" for source in config.by_source]
+    specs = {model: config.spec("tiny", entry) for model, entry in config.by_slug.items()}
+    scores = [
+        results / "tiny/scores" / f"{model}.{fingerprint(spec)}.h5" for model, spec in specs.items()
+    ]
+    for path in (*texts, *cards, *scores):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    output = look(project)
+    assert numbers(output) == {"scored already": 100, **ALL_DRAWN}
+    assert "jobid:" not in output
+
+
+@pytest.mark.workflow
+def test_what_has_nothing_to_do_with_scores_has_no_summary(hundred: Project) -> None:
     output = hundred.snakemake("--dry-run", "results/tiny/index.tsv").stdout
-    assert "rule index:" in output, "one job that names no model"
-    assert "Texts" not in output, "nothing about scores was asked"
+    assert "rule index:" in output
+    assert "Texts" not in output
 
 
 @pytest.mark.workflow

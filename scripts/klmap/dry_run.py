@@ -113,7 +113,9 @@ class Summary(logging.Handler):
         width = min(shutil.get_terminal_size((WIDEST, 0)).columns, WIDEST)
         text = forecast.render(self._outlooks, self._counts, width, short=self._is_short)
         self._outlooks = []
-        print(text, end="", flush=True)
+        # The table of jobs ends with an empty line, what Snakemake says otherwise does not.
+        above = "\n" if text and not self._is_short else ""
+        print(above + text, end="", flush=True)
         super().close()
 
 
