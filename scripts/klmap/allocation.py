@@ -70,10 +70,6 @@ share an allocation."""
 CPU = "cpu"
 """Size class of jobs without a GPU that end soon."""
 
-_SLOWNESS = {"float32": 4.0, "int8": 4.0, "nf4": 2.0, "fp4": 2.0}
-"""Time over that of a 16-bit model of the same size (own): products in 32 bits, without TF32; one
-text at a time in int8."""
-
 _ITEM_BYTES = {"int8": 1.1, "nf4": 0.6, "fp4": 0.6, "float32": 4.0}
 
 
@@ -143,13 +139,12 @@ def request(
             reason = too_large(card, dtype, quantization, hardware)
             return Request(0, 1, SMALL_JOB, _shortest(CPU, shared), CPU, reason)
     size = size_of(card) if gpus == 1 else ""
-    slowness = _SLOWNESS.get(quantization or dtype, 1.0) if gpus else 1.0
     return Request(
         gpus,
         hardware.cpus,
         _host_memory(card, dtype, quantization, gpus > 0),
         max(
-            _minutes(card, slowness * (tokens or UNKNOWN_TOKENS), gpus, hardware, speed),
+            _minutes(card, dtype, quantization, tokens or UNKNOWN_TOKENS, gpus, hardware, speed),
             _shortest(size, shared),
         ),
         size,
@@ -236,9 +231,17 @@ def _host_memory(card: Card, dtype: str, quantization: str, gpu: bool) -> int:
     return _rounded(HOST_BASE_CPU + READING_SHARE * weights / 1e6, 1000)
 
 
-def _minutes(card: Card, tokens: float, gpus: int, hardware: Hardware, speed: Speed) -> int:
+def _minutes(
+    card: Card,
+    dtype: str,
+    quantization: str,
+    tokens: float,
+    gpus: int,
+    hardware: Hardware,
+    speed: Speed,
+) -> int:
     """Minutes with a margin for nodes and file systems that are slower than those measured."""
-    found = speed.seconds(card, tokens, max(gpus, 1))
+    found = speed.seconds(card, tokens, max(gpus, 1), dtype, quantization)
     if found is None:
         rate = CPU_FLOPS * hardware.cpus
         found = speed.startup + 2.0 * card.working_parameters * tokens / rate

@@ -47,6 +47,11 @@ SIMILAR = 5
 models keep no GPU busy."""
 
 
+_SLOWNESS = {"float32": 4.0, "int8": 4.0, "nf4": 2.0, "fp4": 2.0}
+"""Time on a GPU over that of a 16-bit model of the same size (own): products in 32 bits, without
+TF32; one text at a time in int8."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one finished score tells about speed.
@@ -100,13 +105,29 @@ class Speed:
         nearest = sorted(self.sample, key=lambda found: abs(math.log(found.parameters) - size))
         return median(found.flops for found in nearest[:SIMILAR])
 
-    def seconds(self, card: Card, tokens: float, gpus: int = 1) -> float | None:
-        """Device seconds of one score, on all its GPUs together; None where unknown."""
+    def seconds(
+        self,
+        card: Card,
+        tokens: float,
+        gpus: int = 1,
+        dtype: str = "auto",
+        quantization: str = "",
+    ) -> float | None:
+        """Device seconds of one score, on all its GPUs together; None where unknown.
+
+        Args:
+            card: the model.
+            tokens: of all texts.
+            gpus: GPUs that hold it.
+            dtype: as configured.
+            quantization: ``int8``, ``nf4``, ``fp4``; empty for none.
+        """
         if not self.is_known:
             return None
         waiting = self.startup + card.bytes / READING
         working = card.working_parameters
-        return waiting * gpus + 2.0 * working * tokens / self.flops(working)
+        slowness = _SLOWNESS.get(quantization or dtype, 1.0) if self.gpu else 1.0
+        return waiting * gpus + slowness * 2.0 * working * tokens / self.flops(working)
 
 
 def measure(results: Path) -> list[Measured]:

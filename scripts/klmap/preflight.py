@@ -272,7 +272,8 @@ class _Judge:
         total = 0.0
         for item in missing:
             tokens = self.tokens[item.texts]
-            one = None if tokens is None else speed.seconds(card, tokens, max(row.gpus, 1))
+            how = (max(row.gpus, 1), item.dtype, item.quantization)
+            one = None if tokens is None else speed.seconds(card, tokens, *how)
             if one is None:
                 return None
             total += one

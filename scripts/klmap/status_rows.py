@@ -299,7 +299,8 @@ class Judge:
         if row.left is not None:
             seconds: float | None = row.left * max(gpus, 1)
         else:
-            whole = None if tokens is None else speed.seconds(card, tokens, max(gpus, 1))
+            how = (max(gpus, 1), row.wanted.dtype, row.wanted.quantization)
+            whole = None if tokens is None else speed.seconds(card, tokens, *how)
             seconds = None if whole is None else whole * (1 - (row.share or 0.0))
         return replace(row, gpus=gpus, seconds=seconds, demo=demo)
 
