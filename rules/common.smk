@@ -345,13 +345,15 @@ def known_card(source: str) -> Card | None:
 
 
 def known_manifest(texts: str) -> dict | None:
-    """The manifest of a text set, once it is there."""
+    """The manifest of a text set, once it is there; a broken one is for others to complain of."""
     if texts not in MANIFESTS:
         try:
             text = Path(RESULTS, texts, "texts.json").read_text(encoding="utf-8")
-            MANIFESTS[texts] = json.loads(text)
-        except (OSError, ValueError):
+            found = json.loads(text)
+            float(found["n"] * found["mean_bytes"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
+        MANIFESTS[texts] = found
     return MANIFESTS[texts]
 
 
