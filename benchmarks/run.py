@@ -38,6 +38,12 @@ SECTIONS = {
         "through the real huggingface_hub, as whole processes with an empty cache. The peers are "
         "the loop that people write, and `snapshot_download` of the library itself.",
     ),
+    "slurm": (
+        "A thousand models through SLURM",
+        "A real SLURM of one node with four invented GPUs. Models are placeholders whose score is "
+        "written in an instant, so what is measured is submitting, asking and starting: first "
+        "with small models in shared allocations, as the profile has it, then one by one.",
+    ),
     "geometry": (
         "From scores to a map",
         "Made-up log-likelihoods of 1,018 models on 10,000 texts.",

@@ -35,7 +35,6 @@ ClusterName=klmap
 SlurmctldHost={host}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=3
 StateSaveLocation={state}/ctld
 SlurmdSpoolDir={state}/slurmd
 SlurmctldPidFile={state}/slurmctld.pid
@@ -148,7 +147,7 @@ def serve(gpus: int) -> None:
     if reason:
         raise SystemExit(reason)
     STATE.mkdir(parents=True, exist_ok=True)
-    with open(STATE.with_suffix(".lock"), "w") as lock:
+    with STATE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         daemons: list[subprocess.Popen[bytes]] = []
         try:
@@ -197,7 +196,7 @@ def start() -> list[subprocess.Popen[bytes]]:
 
 def launch(name: str, *options: str, user: str | None = None) -> subprocess.Popen[bytes]:
     """Start one daemon with a log of its own."""
-    with open(STATE / f"{name}.log", "wb") as log:
+    with (STATE / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
             [name, *options],
             stdin=subprocess.DEVNULL,
