@@ -20,7 +20,7 @@ from klmap import forecast
 from klmap.config import Config
 from klmap.forecast import Outlook, Planned
 
-MANY = 30
+MANY = 12
 """Jobs up to which Snakemake describes each of them, in ten lines; and models, all of whose files
 stand in the description of `matrix`."""
 
