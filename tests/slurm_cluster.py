@@ -26,8 +26,6 @@ STATE = Path("/run/klmap-slurm")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue")
 OURS = "# Made by klmap's tests"
 NODE = "klmapnode"
-PARTITIONS = ("main", "small")
-"""The first is the default one."""
 
 SETTINGS = """\
 {ours}; gone when they end.
@@ -47,9 +45,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-MinJobAge=300
+MinJobAge=3600
 MaxJobCount=20000
 JobRequeue=1
 KillWait=5
@@ -57,8 +53,7 @@ InactiveLimit=0
 ReturnToService=2
 GresTypes=gpu
 NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 CPUs=64 RealMemory=4000000 Gres=gpu:{gpus}
-PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
-PartitionName=small Nodes={node} MaxTime=60 PriorityTier=1
+PartitionName=main Nodes={node} Default=YES MaxTime=INFINITE
 """
 
 

@@ -252,7 +252,7 @@ class Shared:
         larger = {"id": "./models/a", "dtype": "float32"}
         clone.configure(models=["./models/c", "./models/b", "./models/a", larger])
         clone.snakemake("preflight", "--cores", "1")
-        self.head = clone.head("scores")
+        self.head = clone.head("--retries", "1", "scores")
         self.status = self.head.wait()
         self.jobs = [job for job in self.head.jobs() if "texts" not in job.comment]
 
