@@ -83,6 +83,7 @@ if SUBMITS:
     workflow.global_resources["_cores"] = None
     # Jobs that share an allocation take turns, so what they ask for does not add up.
     workflow.global_resources["gpu_turn"] = 1
+ALLOCATION = "allocation"
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
 CARDS: dict[str, Card] = {}
 MANIFESTS: dict[str, dict] = {}
@@ -159,6 +160,8 @@ def asked_for(wildcards: object) -> settings.ModelEntry:
         WorkflowError: config.yaml no longer asks for this score; it was edited while the job
             waited, or the file was asked for by hand.
     """
+    if not workflow.is_main_process:
+        stay_together()
     entry = CONFIG.by_slug.get(wildcards.model)
     if entry is None or wildcards.texts not in CONFIG.texts:
         raise WorkflowError(
@@ -391,7 +394,7 @@ def request_of(texts: str, model: str) -> allocation.Request:
         speeds()[0 if entry.is_demo else 1],
         demo=entry.is_demo,
         skip=CONFIG.on_model_failure == "skip",
-        shared=sharing() if SCORE_GROUP else (),
+        shared=sharing() if SUBMITS and workflow.is_main_process else (),
     )
 
 
@@ -431,9 +434,23 @@ def blocks(texts: str) -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=None)
+def stay_together() -> None:
+    """On a node: run what shares an allocation by one process, to the end whatever fails.
+
+    Snakemake hands neither setting to nodes, and knows its own when it has read the rules. Without
+    them each score starts two more of it, and the first one that fails keeps the rest from trying.
+    """
+    workflow.execution_settings.keep_going = True
+    together = len(workflow.dag_settings.target_jobs)
+    workflow.group_settings.group_components = {ALLOCATION: together}
+
+
 def score_group(wildcards: object) -> str | None:
     """The allocation that a score shares with others of its size; none for most."""
-    return blocks(wildcards.texts).get(wildcards.model)
+    if workflow.is_main_process:
+        return blocks(wildcards.texts).get(wildcards.model)
+    return ALLOCATION if len(workflow.dag_settings.target_jobs) > 1 else None
 
 
 def score_request(wildcards: object, attempt: int = 1) -> allocation.Request:
@@ -620,7 +637,7 @@ def preflight_options() -> str:
     )
 
 
-SCORE_GROUP = score_group if SUBMITS and workflow.is_main_process else None
+SCORE_GROUP = score_group if SUBMITS else None
 HAS_TREE = len(CONFIG.models) <= CONFIG.map.dense_limit
 FIGURES = figure_names()
 FIGURE_TITLES = {
