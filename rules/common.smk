@@ -417,6 +417,20 @@ def sharing() -> dict[str, int]:
     return found
 
 
+def was_refused(source: str) -> bool:
+    """Whether the last attempt to fetch a model failed.
+
+    It would keep those that share its allocation waiting, in every run.
+    """
+    if os.path.exists(f"{RESULTS}/models/{source}/weights"):
+        return False
+    try:
+        log = Path("logs/fetch", f"{source}.log").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return " ERROR " in log.rstrip().rpartition("\n")[2]
+
+
 @lru_cache(maxsize=None)
 def blocks(texts: str) -> dict[str, str]:
     """The allocation of each model that shares one: neighbours in the configuration.
@@ -425,9 +439,9 @@ def blocks(texts: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     seen = Counter()
-    for model in CONFIG.by_slug:
+    for model, entry in CONFIG.by_slug.items():
         size = request_of(texts, model).size
-        if size in sharing():
+        if size in sharing() and not was_refused(entry.source):
             found[model] = f"{size}_{texts}_{seen[size] // sharing()[size]}"
             workflow.parent_groupids[found[model]] = size
             seen[size] += 1

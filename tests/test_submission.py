@@ -202,6 +202,21 @@ def test_small_models_share_an_allocation_one_after_another(clone: Project) -> N
     assert of(lines, "meta-llama--Llama-2-70b-hf")[0]["--gpus"] == "3", "large ones stay alone"
 
 
+def test_a_model_that_could_not_be_fetched_keeps_no_neighbour_waiting(clone: Project) -> None:
+    (clone.folder / "results/models/EleutherAI--pythia-70m/weights").rmdir()
+    log = clone.folder / "logs/fetch/EleutherAI--pythia-70m.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    groups = []
+    for last in ("12:00:00 ERROR org/model: refused", "12:00:00 INFO fetched"):
+        log.write_text(f"11:59:00 WARNING once more\n{last}\n")
+        done = clone.snakemake("-n", "-p", "scores", "--profile", "profiles/slurm")
+        groups.append((done.stdout + done.stderr).partition("Group job tiny_tiny_0")[2][:3000])
+    alone, together = groups
+    assert "EleutherAI--pythia-14m" in alone
+    assert "EleutherAI--pythia-70m" not in alone.partition("Group job")[0]
+    assert "EleutherAI--pythia-70m" in together.partition("Group job")[0]
+
+
 def test_a_class_whose_weights_would_fill_the_disk_shares_nothing(clone: Project) -> None:
     clone.configure(hardware={"gpu_memory_gb": 80, "max_gpus": 4, "disk_budget_gb": 20})
     done = clone.snakemake("-n", "scores", "--profile", "profiles/slurm")
