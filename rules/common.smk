@@ -417,18 +417,23 @@ def sharing() -> dict[str, int]:
     return found
 
 
+def last_error(log: str) -> str:
+    """The line with which a job failed; empty where it did not, or never began."""
+    try:
+        text = Path(log).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    last = text.rstrip().rpartition("\n")[2]
+    return last if " ERROR " in last else ""
+
+
 def was_refused(source: str) -> bool:
     """Whether the last attempt to fetch a model failed.
 
     It would keep those that share its allocation waiting, in every run.
     """
-    if os.path.exists(f"{RESULTS}/models/{source}/weights"):
-        return False
-    try:
-        log = Path("logs/fetch", f"{source}.log").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    return " ERROR " in log.rstrip().rpartition("\n")[2]
+    arrived = os.path.exists(f"{RESULTS}/models/{source}/weights")
+    return not arrived and bool(last_error(f"logs/fetch/{source}.log"))
 
 
 @lru_cache(maxsize=None)
@@ -478,9 +483,14 @@ def score_threads(wildcards: object) -> int:
     return score_request(wildcards).cpus
 
 
-def score_gpus(wildcards: object) -> int:
-    """GPUs of one scoring job."""
-    return score_request(wildcards).gpus
+def score_gpus(wildcards: object, attempt: int) -> int:
+    """GPUs of one scoring job, more where those of the last attempt had too little memory."""
+    gpus = score_request(wildcards).gpus
+    if attempt == 1 or not gpus:
+        return gpus
+    log = "logs/score/{0.texts}/{0.model}.{0.fp}.log".format(wildcards)
+    short = "GPU memory" in last_error(log)
+    return min(gpus * attempt, CONFIG.hardware.max_gpus) if short else gpus
 
 
 def score_memory(wildcards: object, attempt: int) -> int:

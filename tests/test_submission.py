@@ -190,6 +190,21 @@ def test_the_whole_line_is_this(clone: Project, alone: Lines) -> None:
     )
 
 
+def test_where_gpu_memory_did_not_suffice_the_next_attempt_asks_for_more_gpus(
+    clone: Project,
+) -> None:
+    plan = clone.snakemake("-n", "-p", "scores", "--profile", "profiles/slurm")
+    (score,) = set(re.findall(r"results/tiny/scores/mistralai\S+\.h5", plan.stdout + plan.stderr))
+    path = clone.folder / "logs/score/tiny" / Path(score).with_suffix(".log").name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = []
+    for reason in ("the weights take 90 GiB of GPU memory, 2 GPUs", "memory does not suffice"):
+        path.write_text(f"12:00:00 ERROR {reason}\n")
+        done = clone.snakemake("-n", "-p", "--attempt", "2", "--profile", "profiles/slurm", score)
+        found += re.findall(r"gpu=(\d)", (done.stdout + done.stderr).partition("rule score")[2])[:1]
+    assert found == ["4", "2"]
+
+
 def test_small_models_share_an_allocation_one_after_another(clone: Project) -> None:
     clone.configure(models=[*MODELS.values(), {"id": "EleutherAI/pythia-70m"}])
     folder = clone.folder / "results/models/EleutherAI--pythia-70m"

@@ -87,6 +87,8 @@ def _write(job: Job, card: Card, sha256: str, held: handover.Held) -> None:
         store.write_score(job.output, result)
         return
     except MemoryError as error:
+        if "GPU memory" in str(error):
+            raise KlmapError(str(error)) from error
         raise KlmapError(
             f"memory does not suffice: {str(error) or 'this process gets no more'}. On a cluster "
             "each attempt asks for more main memory; to begin with more, give for instance "
@@ -95,8 +97,9 @@ def _write(job: Job, card: Card, sha256: str, held: handover.Held) -> None:
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
+        said = " ".join(str(error).split())[:300]
         raise KlmapError(
-            f"the memory of the GPU does not suffice, not even for one text at a time: {error}. "
+            f"GPU memory does not suffice, not even for one text at a time: {said}. "
             "hardware.gpu_memory_gb must be what one GPU has, because the number of GPUs is "
             "reckoned from it: a smaller value asks for more of them. Nobody else may use them"
         ) from error

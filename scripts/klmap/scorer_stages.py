@@ -47,9 +47,10 @@ def loading_arguments(device: str, weight_bytes: int) -> dict[str, Any]:
         return {"device_map": {"": 0}}
     if weight_bytes > sum(free.values()):
         raise MemoryError(
-            f"the weights take {weight_bytes / GIB:.1f} GiB, {len(free)} GPUs have room for "
-            f"{sum(free.values()) / GIB:.1f} GiB; raise hardware.max_gpus, or use a smaller dtype "
-            "or quantization: for this model"
+            f"the weights take {weight_bytes / GIB:.1f} GiB of GPU memory, {len(free)} GPUs have "
+            f"room for {sum(free.values()) / GIB:.1f} GiB; each attempt asks for more of them. Set "
+            "hardware.gpu_memory_gb to what one of yours has, raise hardware.max_gpus, or use a "
+            "smaller dtype or quantization: for this model"
         )
     return {"device_map": "balanced", "max_memory": free}
 
