@@ -226,6 +226,7 @@ def test_card_of_a_hub_model(klmap: Klmap, tmp_path: Path) -> None:
         "quantization": None,
         "relation": "finetune",
         "gated": False,
+        "active_parameters": None,
         "private": False,
     }
     assert len(card.tokenizer_sha256 or "") == 64
