@@ -93,8 +93,8 @@ ZOO = f"{RESULTS}/models/_zoo"
 CODE = hashlib.sha256(
     b"".join(
         path.read_bytes()
-        for path in sorted(Path(workflow.basedir, "scripts", "klmap").iterdir())
-        if path.is_file()
+        for path in sorted(Path(workflow.basedir, "scripts", "klmap").rglob("*.*"))
+        if path.suffix != ".pyc" and path.is_file()
     )
 ).hexdigest()[:12]
 
@@ -310,12 +310,16 @@ def source_rows() -> list[str]:
 
 def figure_names() -> list[str]:
     """Figures that this configuration can fill; what needs all pairs is left out above the limit."""
-    names = ["map", "loglik"]
-    if HAS_TREE:
+    names = ["map", "loglik", "paper", "layout"]
+    if ALL_PAIRS:
         names += ["dendrogram", "heatmap"]
         revisions = Counter(entry.repository for entry in CONFIG.models)
         if max(revisions.values(), default=0) > 2:
             names.append("checkpoints")
+    if HAS_ELLIPSES:
+        names.append("ellipses")
+    if HAS_DOMAINS:
+        names.append("domains")
     return names
 
 
@@ -325,6 +329,7 @@ def map_files() -> list[str]:
         "kl.h5",
         "neighbors.tsv",
         "layout.tsv",
+        "layout.json",
         "models.tsv",
         "failures.tsv",
         "map.html",
@@ -332,8 +337,12 @@ def map_files() -> list[str]:
     names += [
         f"figures/{name}.{ending}" for name in FIGURES for ending in ("png", "svg")
     ]
-    if HAS_TREE:
+    if ALL_PAIRS:
         names.append("tree.nwk")
+    if HAS_ELLIPSES:
+        names.append("ellipses.tsv")
+    if HAS_DOMAINS:
+        names.append("domains.tsv")
     return [f"{RESULTS}/{texts}/{name}" for texts in CONFIG.texts for name in names]
 
 
@@ -615,8 +624,19 @@ def layout_arguments() -> str:
     how = CONFIG.map
     return (
         f"--method {how.method} --metric {how.metric} --perplexity {how.perplexity:g} "
-        f"--iterations {how.iterations} --seed {how.seed}"
+        f"--iterations {how.iterations} --seed {how.seed} --dense-limit {how.dense_limit}"
+        f"{'' if how.stable else ' --fresh'}"
     )
+
+
+def map_memory(wildcards: object, attempt: int) -> int:
+    """Megabytes of a job that works on all models of a map; docs/benchmarks.md has what they take."""
+    return attempt * (4000 + 80 * len(CONFIG.models) // 1000)
+
+
+def map_minutes(wildcards: object, attempt: int) -> int:
+    """Minutes of a job that works on all models of a map."""
+    return attempt * (30 + 6 * len(CONFIG.models) // 1000)
 
 
 def clip_argument() -> str:
@@ -662,7 +682,9 @@ def preflight_options() -> str:
 
 
 SCORE_GROUP = score_group if SUBMITS else None
-HAS_TREE = len(CONFIG.models) <= CONFIG.map.dense_limit
+ALL_PAIRS = len(CONFIG.models) <= CONFIG.map.dense_limit
+HAS_ELLIPSES = ALL_PAIRS and CONFIG.map.ellipses and CONFIG.map.bootstrap > 0
+HAS_DOMAINS = ALL_PAIRS and CONFIG.map.domains
 FIGURES = figure_names()
 FIGURE_TITLES = {
     "map": "Map",
@@ -670,6 +692,10 @@ FIGURE_TITLES = {
     "dendrogram": "Tree",
     "heatmap": "KL of all pairs",
     "checkpoints": "Checkpoints",
+    "paper": "Map for a paper",
+    "layout": "How faithful the map is",
+    "ellipses": "Map with its uncertainty",
+    "domains": "Maps by domain",
 }
 FETCH_OPTIONS = fetch_options()
 RESOLVE_OPTIONS = f"--on-failure {CONFIG.on_model_failure}{mirrors_argument()}"

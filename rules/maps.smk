@@ -3,45 +3,107 @@ localrules:
 
 
 rule layout:
-    """Each model's place on the plane."""
+    """Each model's place on the plane, near the place that it had before."""
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        kl=f"{RESULTS}/{{texts}}/kl.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
     output:
-        f"{RESULTS}/{{texts}}/layout.tsv",
+        # The layout that is there is where the next one begins.
+        layout=update(f"{RESULTS}/{{texts}}/layout.tsv"),
+        report=update(f"{RESULTS}/{{texts}}/layout.json"),
     log:
         "logs/layout/{texts}.log",
     conda:
         "../envs/analysis.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=map_memory,
+        runtime=map_minutes,
     params:
         code=CODE,
         how=layout_arguments(),
     shell:
-        f"{SCRIPTS}/layout.py --matrix {{input.matrix}} --models {{input.models}} {{params.how}} "
-        "--layout {output} > {log} 2>&1"
+        f"{SCRIPTS}/layout.py --matrix {{input.matrix}} --kl {{input.kl}} "
+        "--models {input.models} {params.how} "
+        "--layout {output.layout} --report {output.report} > {log} 2>&1"
 
 
 rule tree:
-    """The models as a tree, by average linkage on KL."""
+    """The models as a tree, by average linkage on KL, with the support of every join."""
     input:
-        f"{RESULTS}/{{texts}}/kl.h5",
+        kl=f"{RESULTS}/{{texts}}/kl.h5",
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
     output:
         f"{RESULTS}/{{texts}}/tree.nwk",
     log:
         "logs/tree/{texts}.log",
     conda:
         "../envs/analysis.yaml"
+    threads: 2
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=map_memory,
+        runtime=map_minutes,
     params:
         code=CODE,
+        bootstrap=CONFIG.map.bootstrap,
+        seed=CONFIG.map.seed,
     shell:
-        f"{SCRIPTS}/tree.py --kl {{input}} --tree {{output}} > {{log}} 2>&1"
+        f"{SCRIPTS}/tree.py --kl {{input.kl}} --matrix {{input.matrix}} "
+        "--bootstrap {params.bootstrap} --seed {params.seed} --tree {output} > {log} 2>&1"
+
+
+rule ellipses:
+    """Where other samples of the texts would place each model."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        layout=f"{RESULTS}/{{texts}}/layout.tsv",
+        report=f"{RESULTS}/{{texts}}/layout.json",
+    output:
+        f"{RESULTS}/{{texts}}/ellipses.tsv",
+    log:
+        "logs/ellipses/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        bootstrap=CONFIG.map.bootstrap,
+        seed=CONFIG.map.seed,
+    shell:
+        f"{SCRIPTS}/ellipses.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--layout {input.layout} --layout-report {input.report} "
+        "--bootstrap {params.bootstrap} --seed {params.seed} --ellipses {output} > {log} 2>&1"
+
+
+rule domains:
+    """One map for each domain of the texts."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        layout=f"{RESULTS}/{{texts}}/layout.tsv",
+        report=f"{RESULTS}/{{texts}}/layout.json",
+    output:
+        f"{RESULTS}/{{texts}}/domains.tsv",
+    log:
+        "logs/domains/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        seed=CONFIG.map.seed,
+    shell:
+        f"{SCRIPTS}/domains.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--layout {input.layout} --layout-report {input.report} --seed {params.seed} "
+        "--domains {output} > {log} 2>&1"
 
 
 rule figures:
@@ -49,8 +111,11 @@ rule figures:
     input:
         models=f"{RESULTS}/{{texts}}/models.tsv",
         layout=f"{RESULTS}/{{texts}}/layout.tsv",
+        report=f"{RESULTS}/{{texts}}/layout.json",
         kl=f"{RESULTS}/{{texts}}/kl.h5",
-        tree=f"{RESULTS}/{{texts}}/tree.nwk" if HAS_TREE else [],
+        tree=f"{RESULTS}/{{texts}}/tree.nwk" if ALL_PAIRS else [],
+        ellipses=f"{RESULTS}/{{texts}}/ellipses.tsv" if HAS_ELLIPSES else [],
+        domains=f"{RESULTS}/{{texts}}/domains.tsv" if HAS_DOMAINS else [],
     output:
         expand(f"{RESULTS}/{{{{texts}}}}/figures/{{name}}.svg", name=FIGURES),
         [
@@ -67,15 +132,16 @@ rule figures:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=map_memory,
+        runtime=map_minutes,
     params:
         code=CODE,
         color_by=CONFIG.map.color_by,
         names=FIGURES,
     shell:
         f"{SCRIPTS}/figures.py --models {{input.models}} --layout {{input.layout}} "
-        "--kl {input.kl} --tree {input.tree} --color-by {params.color_by} "
+        "--layout-report {input.report} --kl {input.kl} --tree {input.tree} "
+        "--ellipses {input.ellipses} --domains {input.domains} --color-by {params.color_by} "
         f"--figures {RESULTS}/{{wildcards.texts}}/figures {{params.names}} > {{log}} 2>&1"
 
 
@@ -84,9 +150,12 @@ rule explorer:
     input:
         models=f"{RESULTS}/{{texts}}/models.tsv",
         layout=f"{RESULTS}/{{texts}}/layout.tsv",
+        report=f"{RESULTS}/{{texts}}/layout.json",
         neighbors=f"{RESULTS}/{{texts}}/neighbors.tsv",
-        figure=f"{RESULTS}/{{texts}}/figures/map.svg",
+        kl=f"{RESULTS}/{{texts}}/kl.h5",
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         manifest=f"{RESULTS}/{{texts}}/texts.json",
+        ellipses=f"{RESULTS}/{{texts}}/ellipses.tsv" if HAS_ELLIPSES else [],
     output:
         f"{RESULTS}/{{texts}}/map.html",
     log:
@@ -94,13 +163,14 @@ rule explorer:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=2000,
-        runtime=15,
+        mem_mb=map_memory,
+        runtime=map_minutes,
     params:
         code=CODE,
     shell:
         f"{SCRIPTS}/explorer.py --models {{input.models}} --layout {{input.layout}} "
-        "--neighbors-table {input.neighbors} --figure {input.figure} --manifest {input.manifest} "
+        "--layout-report {input.report} --neighbors-table {input.neighbors} --kl {input.kl} "
+        "--matrix {input.matrix} --manifest {input.manifest} --ellipses {input.ellipses} "
         "--page {output} > {log} 2>&1"
 
 

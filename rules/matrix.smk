@@ -33,8 +33,8 @@ rule matrix:
     conda:
         "../envs/analysis.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=map_memory,
+        runtime=map_minutes,
     params:
         code=CODE,
         clip=clip_argument(),
@@ -61,8 +61,8 @@ rule kl:
         "../envs/analysis.yaml"
     threads: 2
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=map_memory,
+        runtime=map_minutes,
     params:
         code=CODE,
         neighbors=CONFIG.map.neighbors,

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "scripts", "profiles", "envs")
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 
-AGGREGATION = dict.fromkeys(("index", "matrix", "kl", "layout", "tree", "figures", "explorer"), 1)
+AGGREGATION = dict.fromkeys(
+    ("index", "matrix", "kl", "layout", "tree", "domains", "figures", "explorer"), 1
+)
 """What follows every change of the list of models."""
 
 

@@ -91,8 +91,8 @@ EDITS: list[tuple[str, dict[str, Any], dict[str, int], str]] = [
     (
         "layout",
         {"map": {"seed": 1}},
-        {"scored already": 2, "to be drawn": 3},
-        "layout, figures, explorer; because settings of the map have changed\n",
+        {"scored already": 2, "to be drawn": 5},
+        "layout, tree, domains, figures, explorer; because settings of the map have changed\n",
     ),
     ("order", {"models": ["./models/b", "./models/a"]}, {"scored already": 2}, "Nothing to be"),
     ("hardware", {"hardware": {"cpus": 2}}, {"scored already": 2}, "Nothing to be done"),

@@ -138,8 +138,12 @@ class Scoring(Strict):
 class Map(Strict):
     """Settings of the layout, the distances and the figures."""
 
-    method: Literal["tsne", "pca"] = "tsne"
-    """Layout method."""
+    method: Literal["tsne", "opentsne", "umap", "pca"] = "tsne"
+    """Layout method. tsne is scikit-learn's as published, and openTSNE above `dense_limit` models;
+    opentsne is openTSNE for any number."""
+    stable: bool = True
+    """Models keep their places, as far as the distances allow, when others are added. With false
+    every layout is made afresh, as it is where layout.tsv has been removed."""
     metric: Literal["euclidean", "sqeuclidean"] = "euclidean"
     """What t-SNE calls a distance: the square root of KL, or KL itself as in the first paper."""
     perplexity: float = Field(30, gt=1)
@@ -147,7 +151,7 @@ class Map(Strict):
     iterations: int = Field(1000, ge=250)
     """t-SNE iterations; the published map used 10,000."""
     seed: int = 42
-    """Seed of the layout."""
+    """Seed of the layout and of the bootstrap."""
     color_by: Literal[
         "family", "architecture", "parameters", "bits_per_byte", "created_at", "base_model"
     ] = "family"
@@ -158,7 +162,15 @@ class Map(Strict):
     neighbors: int = Field(10, ge=1)
     """How many nearest models are listed for each model."""
     dense_limit: int = Field(5000, ge=2)
-    """Up to this many models all pairs are stored, above it only the neighbours."""
+    """Up to this many models all pairs are stored, above it only the neighbours; what needs all
+    pairs (tree, heatmap, ellipses, maps by domain) is then left out."""
+    bootstrap: int = Field(100, ge=0)
+    """Bootstrap samples of the texts, for the support of each join of the tree and the ellipses;
+    0 for none."""
+    ellipses: bool = False
+    """Also draw each model's 95 % ellipse: where other samples of the texts would place it."""
+    domains: bool = True
+    """Also draw one map for each domain of the texts."""
 
 
 class Hardware(Strict):

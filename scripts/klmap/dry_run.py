@@ -20,14 +20,14 @@ from klmap import forecast
 from klmap.config import Config
 from klmap.forecast import Outlook, Planned
 
-MANY = 12
+MANY = 16
 """Jobs up to which Snakemake describes each of them, in ten lines; and models, all of whose files
 stand in the description of `matrix`."""
 
 WIDEST = 100
 """Columns that are used of a wide terminal."""
 
-_DRAWN = ("index", "matrix", "kl", "layout", "tree", "figures", "explorer")
+_DRAWN = "index matrix kl layout tree ellipses domains figures explorer".split()
 
 
 @dataclass(frozen=True)
