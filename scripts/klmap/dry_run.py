@@ -27,7 +27,7 @@ stand in the description of `matrix`."""
 WIDEST = 100
 """Columns that are used of a wide terminal."""
 
-_DRAWN = "index matrix kl layout tree ellipses domains figures explorer".split()
+_DRAWN = ["index", "matrix", "kl", "layout", "tree", "ellipses", "domains", "figures", "explorer"]
 
 
 @dataclass(frozen=True)
