@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from klmap import store
+from klmap import store_score
 from klmap.config import fingerprint
 
 HERE = Path(__file__).resolve().parent
@@ -176,7 +176,7 @@ class Klmap(Way):
             ],
             folder / "log",
         )
-        result = store.read_score(score)
+        result = store_score.read_score(score)
         # No text is longer than the context: what goes through the model is what is scored.
         scored = int(result.n_scored.sum())
         return Run(

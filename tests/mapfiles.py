@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from klmap import collect, files, store
+from klmap import collect, files, store_score
 from klmap.collect import Model
 from klmap.geometry import Floats
 
@@ -132,7 +132,8 @@ class Folder:
                 "n_scored": np.full(n, 99, np.int32),
                 "truncated": np.zeros(n, np.bool_),
             }
-        store.write_score(self.score_path(made.model), store.Score(**{**values, **changes}))
+        score = store_score.Score(**{**values, **changes})
+        store_score.write_score(self.score_path(made.model), score)
         files.write_json(self.cards / made.model / "card.json", {"id": made.id, **made.card})
 
     def write_index(self, order: list[int] | None = None) -> None:

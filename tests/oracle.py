@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from klmap import cards, fetch, resolve, scorer, store
+from klmap import cards, fetch, resolve, scorer, store_score
 from klmap.config import fingerprint
 from tests.builders import sample_texts
 
@@ -46,9 +46,9 @@ def make_job(folder: Path, model: Path, texts: Sequence[str] | None = None, **sp
     )
 
 
-def scored(job: scorer.Job) -> store.Score:
+def scored(job: scorer.Job) -> store_score.Score:
     scorer.score(job)
-    return store.read_score(job.output)
+    return store_score.read_score(job.output)
 
 
 def exact_model(folder: Path, **changes: Any) -> Any:

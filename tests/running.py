@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from klmap import status, status_table, store
+from klmap import status, status_table, store_score
 from klmap.cards import Card, write_card
 from klmap.config import Hardware
 from klmap.preflight import SMALL, TextSet, Wanted
@@ -134,7 +134,7 @@ def write_score(item: Wanted, *, n: int = 12, **attributes: Any) -> None:
         "startup_seconds": 20.0,
         "peak_memory": 40_000_000_000,
     }
-    score = store.Score(
+    score = store_score.Score(
         **{"model": item.model, "commit": COMMIT, "texts_sha256": "texts", **named},
         fingerprint=FINGERPRINT,
         spec={"id": item.source.replace("--", "/"), "revision": None},
@@ -144,7 +144,7 @@ def write_score(item: Wanted, *, n: int = 12, **attributes: Any) -> None:
         truncated=np.zeros(size, np.bool_),
         attributes={} if named.get("status") == "failed" else known | attributes,
     )
-    store.write_score(item.score, score)
+    store_score.write_score(item.score, score)
 
 
 def write_large(item: Wanted) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klmap import collect, files, geometry, neighbors, store
+from klmap import collect, files, geometry, neighbors, store, store_score
 from klmap.collect import Model, revision_step
 from klmap.errors import InputError, PermanentFailure
 from tests.mapfiles import Folder
@@ -31,7 +31,7 @@ def test_rows_are_joined_by_name_and_sorted(folder: Folder) -> None:
     assert [model.model for model in found.models] == names
     for row, name in enumerate(names):
         assert np.array_equal(
-            found.matrix.loglik[row], store.read_score(folder.score_path(name)).loglik
+            found.matrix.loglik[row], store_score.read_score(folder.score_path(name)).loglik
         )
     assert found.matrix.domain[:3] == ["code", "prose", "legal"]
     assert found.matrix.n_bytes.tolist() == folder.lengths.tolist()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from klmap import efficiency, efficiency_table, store
+from klmap import efficiency, efficiency_table, store_score
 from klmap.efficiency import Cost
 from klmap.errors import InputError
 from tests.project import make_project
@@ -30,13 +30,13 @@ def read(gpu_memory_gb: float = 80, most: int | None = None) -> list[Cost]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Score files that are opened from now on."""
     opened: list[Path] = []
-    builtin = store.read_summary
+    builtin = store_score.read_summary
 
     def count(path: Path) -> Any:
         opened.append(path)
         return builtin(path)
 
-    monkeypatch.setattr(store, "read_summary", count)
+    monkeypatch.setattr(store_score, "read_summary", count)
     return opened
 
 
@@ -158,11 +158,11 @@ def test_broken_files_are_left_out(now: Moment) -> None:
 def test_a_summary_of_what_is_no_score_is_refused(now: Moment) -> None:
     item = now.add("org/a")
     write_score(item)
-    known, tokens = store.read_summary(item.score)
+    known, tokens = store_score.read_summary(item.score)
     assert (known["model"], known["spec"]["id"], tokens) == ("org--a", "org/a", 3_600)
     item.score.write_bytes(item.score.read_bytes()[:1000])
     with pytest.raises(InputError, match="remove it and run again"):
-        store.read_summary(item.score)
+        store_score.read_summary(item.score)
 
 
 def test_the_most_wasteful_come_first(now: Moment) -> None:

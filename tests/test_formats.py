@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from klmap import collect, layout, neighbors, store
+from klmap import collect, layout, neighbors, store, store_score
 from tests.mapfiles import Folder, zoo
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -67,10 +67,10 @@ def test_every_dataset_is_described_with_its_type(folder: Folder, tmp_path: Path
     matrix = folder.root / "matrix.h5"
     assert datasets(matrix) == described("klmap-matrix")
     assert datasets(folder.root / "kl.h5") == described("klmap-kl")
-    score = store.read_score(folder.score_path("demo--merge"))
+    score = store_score.read_score(folder.score_path("demo--merge"))
     score.token_logprob = np.zeros(3, np.float32)
     score.token_offset = np.zeros(4, np.int64)
-    store.write_score(tmp_path / "x.h5", score)
+    store_score.write_score(tmp_path / "x.h5", score)
     assert datasets(tmp_path / "x.h5") == described("klmap-score")
 
 

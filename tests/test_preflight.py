@@ -21,7 +21,7 @@ from klmap import (
     preflight_table,
     questions,
     resolve,
-    store,
+    store_score,
 )
 from klmap.cards import Card, read_card, write_card
 from klmap.config import Hardware
@@ -86,7 +86,7 @@ def write_score(item: Wanted, *, n: int = 12, **attributes: Any) -> None:
     named = {key: attributes.pop(key) for key in ("status", "error") if key in attributes}
     failed = named.get("status") == "failed"
     size = 0 if failed else n
-    score = store.Score(
+    score = store_score.Score(
         *(item.model, attributes.pop("commit", COMMIT), "texts", "0123456789ab"),
         spec={"id": item.source.replace("--", "/"), "revision": None},
         loglik=np.zeros(size),
@@ -96,7 +96,7 @@ def write_score(item: Wanted, *, n: int = 12, **attributes: Any) -> None:
         attributes={"gpus": 1, "tokens_per_second": 5e3, "startup_seconds": 54.0} | attributes,
         **named,
     )
-    store.write_score(item.score, score)
+    store_score.write_score(item.score, score)
 
 
 def write_manifest(run: Run, **values: Any) -> None:

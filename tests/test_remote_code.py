@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from klmap import cards, config, configfile, fetch, refresh, resolve, store, tokens
+from klmap import cards, config, configfile, fetch, refresh, resolve, store_score, tokens
 from klmap.cards import Card
 from klmap.errors import ConfigError, KlmapError, PermanentFailure, UnsupportedHere
 from klmap.files import write_tsv
@@ -393,7 +393,7 @@ def test_a_class_of_transformers_is_preferred_to_code(tmp_path: Path, marker: Pa
     assert (job.weights / "modeling_tiny.py").is_file()
     log = run(job, tmp_path / "home")
     assert "remote_code: true has no effect" in log
-    result = store.read_score(job.output)
+    result = store_score.read_score(job.output)
     assert result.attributes["remote_code"] is False
     assert np.array_equal(result.loglik, plain.loglik)
     assert plain.attributes["remote_code"] is False
@@ -408,7 +408,7 @@ def test_scores_equal_those_of_a_float64_hand_loop(tmp_path: Path, marker: Path)
     job = permitted_job(tmp_path / "job", model)
     log = run(job, tmp_path / "home")
     assert "code of the repository is run: modeling_tiny.TinyForCausalLM" in log
-    result = store.read_score(job.output)
+    result = store_score.read_score(job.output)
     expected = [by_hand(model, sequence) for sequence in ids_of(model, TEXTS)]
     assert np.allclose(result.loglik, expected, rtol=0, atol=2e-3)
     assert result.attributes["remote_code"] is True
@@ -422,7 +422,7 @@ def test_a_tokenizer_of_its_own(tmp_path: Path, marker: Path) -> None:
     model = code_model(tmp_path / "model", marker, code_tokenizer=True)
     job = permitted_job(tmp_path / "job", model)
     run(job, tmp_path / "home")
-    result = store.read_score(job.output)
+    result = store_score.read_score(job.output)
     assert result.n_tokens.tolist() == [len(text.encode()) for text in TEXTS]
     expected = [by_hand(model, list(text.encode())) for text in TEXTS]
     assert np.allclose(result.loglik, expected, rtol=0, atol=2e-3)
@@ -444,7 +444,7 @@ def test_two_jobs_at_once_share_no_code(tmp_path: Path) -> None:
         assert process.returncode == 0, log
     places = {}
     for name, factor in factors.items():
-        result = store.read_score(jobs[name].output)
+        result = store_score.read_score(jobs[name].output)
         expected = [
             by_hand(tmp_path / name / "model", sequence, factor)
             for sequence in ids_of(tmp_path / name / "model", TEXTS)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from klmap import cards, scorer, scorer_job, scorer_model, store
+from klmap import cards, scorer, scorer_job, scorer_model, store_score
 from klmap.config import fingerprint
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.scorer_load import load_weights
@@ -498,7 +498,7 @@ def test_finished_score_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     calls = []
     original = scorer._score
 
-    def counted(*arguments: Any) -> store.Score:
+    def counted(*arguments: Any) -> store_score.Score:
         calls.append(1)
         return original(*arguments)
 
@@ -557,7 +557,7 @@ def test_command_line(tmp_path: Path) -> None:
     done = run("--keep-tokens", "true", "--batch-tokens", "500", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert "bits per byte" in done.stderr
-    assert store.read_score(job.output).attributes["batch_tokens"] == 500
+    assert store_score.read_score(job.output).attributes["batch_tokens"] == 500
     assert not list(tmp_path.glob(".*.tmp"))
     job.output.unlink()
     (job.weights / "model.safetensors").unlink()
@@ -582,4 +582,4 @@ def test_recipe_of_the_documentation_gives_the_stored_number(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     by_hand, stored = (float(part.split()[-1]) for part in done.stdout.split(" nats")[0].split(","))
     assert by_hand == pytest.approx(stored, abs=1e-3)
-    assert stored == pytest.approx(store.read_score(job.output).loglik[5], abs=1e-3)
+    assert stored == pytest.approx(store_score.read_score(job.output).loglik[5], abs=1e-3)

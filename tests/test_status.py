@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from klmap import disk, files, natives, queue, status, status_table, store
+from klmap import disk, files, natives, queue, status, status_table, store_score
 from klmap.disk import Claim
 from klmap.errors import InputError
 from klmap.files import write_json
@@ -547,7 +547,7 @@ def test_ten_thousand_models_are_looked_at_without_opening_what_is_done(
 
     monkeypatch.setattr(Path, "open", count)
     scores: list[Path] = []
-    monkeypatch.setattr(store, "_open", lambda path, _: scores.append(path) or _refuse(path))
+    monkeypatch.setattr(store_score, "opened", lambda path, _: scores.append(path) or _refuse(path))
     states = Counter(row.state for row in now.look().rows)
     assert states == {"done": number - 50, "waiting": 49, "running": 1}
     assert len(scores) <= 200 + status.OPENED, "for speed and cost, never for the state"

@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 import pytest
 
-from klmap import store
+from klmap import store, store_score
 from klmap.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def score(n: int = 50, **changes: Any) -> store.Score:
+def score(n: int = 50, **changes: Any) -> store_score.Score:
     values: dict[str, Any] = {
         "model": "org--m@step1+int8",
         "commit": "abc",
@@ -31,7 +31,7 @@ def score(n: int = 50, **changes: Any) -> store.Score:
         "truncated": np.arange(n) % 7 == 0,
         "attributes": {"dtype": "float32", "noise_nats": 0.25, "software": {"torch": "2"}},
     }
-    return store.Score(**{**values, **changes})
+    return store_score.Score(**{**values, **changes})
 
 
 def matrix() -> store.Matrix:
@@ -50,7 +50,7 @@ def distances() -> store.Distances:
 
 
 WRITERS: list[tuple[Callable[..., None], Callable[..., Any], Callable[[], Any]]] = [
-    (store.write_score, store.read_score, score),
+    (store_score.write_score, store_score.read_score, score),
     (store.write_matrix, store.read_matrix, matrix),
     (store.write_distances, store.read_distances, distances),
 ]
@@ -82,16 +82,16 @@ def test_kept_tokens_come_back(tmp_path: Path) -> None:
     kept = score(
         token_logprob=np.array([-1, -2], np.float32), token_offset=np.array([0, 2], np.int64)
     )
-    store.write_score(tmp_path / "x.h5", kept)
-    found = store.read_score(tmp_path / "x.h5")
+    store_score.write_score(tmp_path / "x.h5", kept)
+    found = store_score.read_score(tmp_path / "x.h5")
     assert found.token_logprob is not None
     assert found.token_logprob.tolist() == [-1, -2]
 
 
 def test_failed_score_has_a_reason_and_no_numbers(tmp_path: Path) -> None:
-    failed = store.Score("m", "c", "s", "f", {}, status="failed", error="no weights: 'x' ü")
-    store.write_score(tmp_path / "x.h5", failed)
-    found = store.read_score(tmp_path / "x.h5")
+    failed = store_score.Score("m", "c", "s", "f", {}, status="failed", error="no weights: 'x' ü")
+    store_score.write_score(tmp_path / "x.h5", failed)
+    found = store_score.read_score(tmp_path / "x.h5")
     assert (found.status, found.error, len(found.loglik)) == ("failed", failed.error, 0)
 
 
@@ -111,26 +111,26 @@ def test_truncated_files_are_refused(
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with pytest.raises(InputError, match="no such file"):
-        store.read_score(path)
+        store_score.read_score(path)
     with h5py.File(path, "w") as file:
         file["weights"] = np.zeros(3)
     with pytest.raises(InputError, match="expected 'klmap-score'"):
-        store.read_score(path)
+        store_score.read_score(path)
     path.write_text("not HDF5")
     with pytest.raises(InputError, match="not a klmap file"):
-        store.read_score(path)
+        store_score.read_score(path)
     store.write_matrix(path, matrix())
     with pytest.raises(InputError, match="format is 'klmap-matrix', expected 'klmap-score'"):
-        store.read_score(path)
+        store_score.read_score(path)
 
 
 def test_later_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
-    store.write_score(path, score())
+    store_score.write_score(path, score())
     with h5py.File(path, "a") as file:
         file.attrs["format_version"] = 99
     with pytest.raises(InputError, match="update klmap"):
-        store.read_score(path)
+        store_score.read_score(path)
 
 
 def replace_dataset(path: Path, name: str, value: Any) -> None:
@@ -154,26 +154,26 @@ def test_inconsistent_scores_are_refused(
     tmp_path: Path, name: str, value: Any, message: str
 ) -> None:
     path = tmp_path / "x.h5"
-    store.write_score(path, score())
+    store_score.write_score(path, score())
     replace_dataset(path, name, value)
     with pytest.raises(InputError, match=message):
-        store.read_score(path)
+        store_score.read_score(path)
 
 
 def test_a_group_in_place_of_a_dataset(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
-    store.write_score(path, score())
+    store_score.write_score(path, score())
     with h5py.File(path, "a") as file:
         del file["loglik"]
         file.create_group("loglik")
     with pytest.raises(InputError, match="remove it"):
-        store.read_score(path)
+        store_score.read_score(path)
 
 
 def test_unknown_status_is_refused(tmp_path: Path) -> None:
-    store.write_score(tmp_path / "x.h5", score(status="maybe"))
+    store_score.write_score(tmp_path / "x.h5", score(status="maybe"))
     with pytest.raises(InputError, match="status is 'maybe'"):
-        store.read_score(tmp_path / "x.h5")
+        store_score.read_score(tmp_path / "x.h5")
 
 
 def test_inconsistent_matrix_and_distances_are_refused(tmp_path: Path) -> None:
@@ -240,18 +240,18 @@ def test_noise_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, limit: int) -> None:
     """A file size limit makes writes fail the way a full disk does, also while closing."""
     path = tmp_path / "x.h5"
-    store.write_score(path, score())
+    store_score.write_score(path, score())
     before = path.read_bytes()
     code = f"""
         import resource, signal, sys
         from pathlib import Path
-        from klmap import store
+        from klmap import store_score
         from tests.test_store import score
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         big = score(20_000)
         resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try:
-            store.write_score(Path({str(path)!r}), big)
+            store_score.write_score(Path({str(path)!r}), big)
         except OSError as error:
             print(error)
         else:
@@ -276,12 +276,12 @@ def test_killed_while_writing_leaves_no_file_under_the_name(tmp_path: Path) -> N
     code = f"""
         import os, signal
         from pathlib import Path
-        from klmap import store
+        from klmap import store_score
         from tests.test_store import score
         def die(*arguments):
             os.kill(os.getpid(), signal.SIGKILL)
         Path.replace = die
-        store.write_score(Path({str(tmp_path / "x.h5")!r}), score())
+        store_score.write_score(Path({str(tmp_path / "x.h5")!r}), score())
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -16,7 +16,8 @@ from klmap import geometry
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json, read_tsv, write_tsv
 from klmap.log import logger
-from klmap.store import Matrix, Score, read_score
+from klmap.store import Matrix
+from klmap.store_score import Score, read_score
 from klmap.texts import Text, read_texts
 
 INDEX_COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")

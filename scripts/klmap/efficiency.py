@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from klmap import store
+from klmap import store_score
 from klmap.cards import Card, read_card
 from klmap.config import ModelEntry
 from klmap.errors import InputError
@@ -170,7 +170,7 @@ def _parsed(row: Mapping[str, str]) -> Cost:
 
 def _read_one(path: Path, written: int, results: Path, gpu_memory_gb: float) -> Cost | None:
     try:
-        known, tokens = store.read_summary(path)
+        known, tokens = store_score.read_summary(path)
         card = _card(known["spec"], results)
         working = card.working_parameters
         rate = float(known.get("tokens_per_second") or 0.0)

@@ -166,10 +166,10 @@ def _parsed(row: Mapping[str, str]) -> Measured:
 
 def _measure(path: Path, results: Path) -> Measured | None:
     # Rules read the table with every process that they start, and h5py takes a while to load.
-    from klmap import store
+    from klmap import store_score
 
     try:
-        score = store.read_score(path)
+        score = store_score.read_score(path)
         source = ModelEntry(id=str(score.spec["id"]), revision=score.spec["revision"]).source
         card = read_card(results / "models" / source / "card.json")
     except (InputError, KeyError, ValueError) as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from klmap import allocation, disk, estimates, questions, store
+from klmap import allocation, disk, estimates, questions, store_score
 from klmap.cards import Card
 from klmap.config import Hardware
 from klmap.errors import InputError
@@ -312,7 +312,7 @@ class _Judge:
         if found.st_size >= SMALL and newest <= found.st_mtime:
             return True, ""
         try:
-            score = store.read_score(item.score)
+            score = store_score.read_score(item.score)
         except InputError as error:
             return True, str(error)
         manifest = self.manifests[item.texts]

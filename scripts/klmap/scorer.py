@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from huggingface_hub import constants
 
-from klmap import fetch, handover, leases, scorer_code, scorer_job, store
+from klmap import fetch, handover, leases, scorer_code, scorer_job, store_score
 from klmap.cards import Card, read_card
 from klmap.config import fingerprint
 from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
@@ -84,7 +84,7 @@ def _write(job: Job, card: Card, sha256: str, held: handover.Held) -> None:
         logger.error("%s", reason)
         result = scorer_job.empty(job, card, sha256)
         result.status, result.error = "failed", reason
-        store.write_score(job.output, result)
+        store_score.write_score(job.output, result)
         return
     except MemoryError as error:
         if "GPU memory" in str(error):
@@ -103,7 +103,7 @@ def _write(job: Job, card: Card, sha256: str, held: handover.Held) -> None:
             "hardware.gpu_memory_gb must be what one GPU has, because the number of GPUs is "
             "reckoned from it: a smaller value asks for more of them. Nobody else may use them"
         ) from error
-    store.write_score(job.output, result)
+    store_score.write_score(job.output, result)
     job.failure.unlink(missing_ok=True)
     if held.is_mine:
         scorer_job.clean(job)
@@ -111,7 +111,7 @@ def _write(job: Job, card: Card, sha256: str, held: handover.Held) -> None:
 
 def _score(
     job: Job, card: Card, texts: Sequence[Text], sha256: str, held: handover.Held
-) -> store.Score:
+) -> store_score.Score:
     """Everything between the checks and the file."""
     reason = card.error or fetch.failure_in(job.weights)
     if reason:
@@ -260,13 +260,13 @@ def _device(job: Job) -> str:
     return scorer_precision.device_name(scorer_precision.prepare(job.device, job.threads))
 
 
-def _looks_untrained(result: store.Score, rows: int) -> bool:
+def _looks_untrained(result: store_score.Score, rows: int) -> bool:
     """Whether the mean loss per token is about that of guessing evenly."""
     scored = int(result.n_scored.sum())
     return scored > 0 and -result.loglik.sum() / scored >= math.log(rows) - UNTRAINED_MARGIN
 
 
-def _report(model: str, result: store.Score, texts: Sequence[Text]) -> None:
+def _report(model: str, result: store_score.Score, texts: Sequence[Text]) -> None:
     """Log what a user wants to know of a finished score, and what should make them look twice."""
     found = result.attributes
     bits = -result.loglik.sum() / (math.log(2) * sum(text.n_bytes for text in texts))

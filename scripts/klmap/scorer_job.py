@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from klmap import store
+from klmap import store_score
 from klmap.cards import Card
 from klmap.config import SCORER_VERSION, fingerprint
 from klmap.errors import InputError, PermanentFailure
@@ -127,7 +127,7 @@ def is_finished(job: Job, card: Card, sha256: str, *, failed_too: bool = False) 
     if not job.output.is_file():
         return False
     try:
-        found = store.read_score(job.output)
+        found = store_score.read_score(job.output)
     except InputError as error:
         logger.warning("%s; it is written again", error)
         return False
@@ -175,9 +175,9 @@ def software() -> dict[str, str | int]:
     return {**{name: version(name) for name in SOFTWARE}, "scorer": SCORER_VERSION}
 
 
-def empty(job: Job, card: Card, sha256: str) -> store.Score:
+def empty(job: Job, card: Card, sha256: str) -> store_score.Score:
     """A score that says what it is of, without numbers yet."""
-    return store.Score(
+    return store_score.Score(
         model=job.model,
         commit=card.commit,
         texts_sha256=sha256,

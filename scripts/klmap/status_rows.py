@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from klmap import allocation, disk, fetch, leases, queue, store
+from klmap import allocation, disk, fetch, leases, queue, store_score
 from klmap.cards import Card, read_card
 from klmap.config import Hardware
 from klmap.errors import InputError
@@ -163,7 +163,7 @@ class Judge:
         if file.st_size >= SMALL and since <= file.st_mtime:
             return Row(item, DONE)
         try:
-            known, _ = store.read_summary(item.score)
+            known, _ = store_score.read_summary(item.score)
         except InputError as error:
             return Row(item, FAILED, str(error))
         if since > file.st_mtime:

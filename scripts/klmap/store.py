@@ -1,15 +1,12 @@
-"""The HDF5 files of klmap: write atomically, read with every check, nobody else opens an .h5.
+"""The HDF5 files of a map: ``klmap-matrix``, all models of a text set, and ``klmap-kl``, distances.
 
-Three formats, each with ``format`` and ``format_version`` at its root: ``klmap-score`` (one
-model's log-likelihoods), ``klmap-matrix`` (all models of a text set) and ``klmap-kl``
-(distances). ``docs/formats.md`` describes every dataset and attribute for readers with code of
-their own.
+A matrix of very many models does not fit in memory. It is written row by row
+(:func:`create_matrix`) and read by ranges of rows (:func:`open_matrix`). ``docs/formats.md``
+describes every dataset and attribute for readers with code of their own.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,55 +18,26 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap.errors import InputError
-from klmap.files import atomic
+from klmap.store_file import (
+    check_shape,
+    created,
+    opened,
+    optional,
+    plain,
+    reading,
+    strings,
+    writing,
+)
 
-SCORE_FORMAT = "klmap-score"
 MATRIX_FORMAT = "klmap-matrix"
 KL_FORMAT = "klmap-kl"
-FORMAT_VERSION = 1
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 
-
-@dataclass
-class Score:
-    """One model's log-likelihoods on one text set, or the reason why there are none.
-
-    Attributes:
-        model: the model's name on the map (its slug).
-        commit: the commit, or content hash, of the scored weights.
-        texts_sha256: hash of the text set, from its manifest.
-        fingerprint: 12 hexadecimal digits that name the computation.
-        spec: the settings that the fingerprint hashes.
-        status: ``ok`` or ``failed``.
-        error: why it failed, empty for ``ok``.
-        loglik: (N,) float64, nats per text; empty when failed.
-        n_tokens: (N,) int32, tokens of the text without a beginning-of-sequence token.
-        n_scored: (N,) int32, tokens whose log-probability was summed.
-        truncated: (N,) bool, true where tokens were left out because of the context length.
-        token_logprob: (T,) float32, nats per scored token in text order, if they were kept.
-        token_offset: (N+1,) int64, where each text's tokens begin in ``token_logprob``.
-        attributes: dtype, quantization, prefix, overlength, noise_nats, device, software,
-            seconds, tokens_per_second and whatever else the scorer records.
-    """
-
-    model: str
-    commit: str
-    texts_sha256: str
-    fingerprint: str
-    spec: dict[str, Any]
-    status: str = "ok"
-    error: str = ""
-    loglik: Floats = field(default_factory=lambda: np.zeros(0))
-    n_tokens: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
-    n_scored: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
-    truncated: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
-    token_logprob: Floats32 | None = None
-    token_offset: npt.NDArray[np.int64] | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
+_CHUNK_BYTES = 1 << 18
 
 
 @dataclass
@@ -125,6 +93,18 @@ class Distances:
         neighbor_below_noise: (K, k) bool, whether ``neighbor_kl`` is below the noise floor of the
             pair; left out, none is.
         below_noise: (K, K) bool, the same of ``kl``, False on the diagonal; None where ``kl`` is.
+        pca_points: (K, r) float32, the first principal components of the models; the squared
+            distance of two rows is the part of their KL that these components hold. None, like
+            all that follows, in files of an earlier klmap.
+        pca_residual: (K,) float32, norm of what the components leave out of each model, the
+            square root of bits per byte. Where two residuals are uncorrelated, the KL is
+            ``|p_i - p_j|^2 + r_i^2 + r_j^2``; it always lies between that with ``(r_i - r_j)^2``
+            and that with ``(r_i + r_j)^2`` in place of the last two terms.
+        pca_variance: (r,) float64, mean square of each component over the models, falling.
+        total_variance: mean square of the models' distances from their mean, bits per byte.
+        recall: share of the true ``k`` nearest that were found, measured against all pairs of a
+            sample of models; 1 where all pairs were computed.
+        recall_sample: number of models in that sample.
     """
 
     model: list[str]
@@ -138,6 +118,12 @@ class Distances:
     noise: Floats = field(default_factory=lambda: np.zeros(0))
     neighbor_below_noise: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     below_noise: Bools | None = None
+    pca_points: Floats32 | None = None
+    pca_residual: Floats32 | None = None
+    pca_variance: Floats | None = None
+    total_variance: float | None = None
+    recall: float | None = None
+    recall_sample: int | None = None
 
     def __post_init__(self) -> None:
         """Fill in what was left out."""
@@ -151,103 +137,172 @@ class Distances:
             self.below_noise = np.zeros(self.kl.shape, np.bool_)
 
 
-def write_score(path: Path, score: Score) -> None:
-    """Write one score file atomically.
+class MatrixFile:
+    """An open matrix file that is read by ranges of rows.
+
+    It has the attributes of :class:`Matrix` but the two arrays.
+
+    Attributes:
+        path: the file.
+        model: K names.
+        domain: N labels of the texts.
+        n_bytes: (N,) int32, UTF-8 bytes of each text.
+        clip_quantile: share of all K*N values below the threshold.
+        clip_threshold: nats; lower values count as this one.
+        mean_bytes: bytes per text, B.
+        texts_sha256: hash of the text set.
+        noise: (K,) float64, RMS numerical error of each model, nats per text, NaN where unknown.
+    """
+
+    def __init__(self, path: Path, file: h5py.File) -> None:
+        """Read and check all but the arrays; call it within :func:`open_matrix`."""
+        self.path = path
+        self._file = file
+        self.model = strings(file, "model")
+        self.domain = strings(file, "domain")
+        self.n_bytes: Ints = file["n_bytes"][:]
+        self.clip_quantile = float(file.attrs["clip_quantile"])
+        self.clip_threshold = float(file.attrs["clip_threshold"])
+        self.mean_bytes = float(file.attrs["mean_bytes"])
+        self.texts_sha256 = str(file.attrs["texts_sha256"])
+        unknown = np.full(len(self.model), np.nan)
+        self.noise: Floats = file["noise"][:] if "noise" in file else unknown
+        shape = (len(self.model), len(self.domain))
+        for name in ("L", "Q"):
+            if file[name].shape != shape:
+                found = file[name].shape
+                raise InputError(f"{path}: {name} is {found}, names and domains say {shape}")
+        check_shape(path, "noise", self.noise, shape[:1])
+
+    def loglik(self, begin: int, end: int) -> Floats:
+        """Raw log-likelihoods of the models ``begin`` to ``end - 1``.
+
+        Returns:
+            (rows, N) float64, nats; fewer rows where there are no more models.
+
+        Raises:
+            InputError: the file is truncated.
+        """
+        with reading(self.path):
+            rows: Floats = self._file["L"][begin:end]
+            return rows
+
+    def coordinates(self, begin: int, end: int) -> Floats32:
+        """Double-centred coordinates of the models ``begin`` to ``end - 1``.
+
+        Returns:
+            (rows, N) float32, nats; fewer rows where there are no more models.
+
+        Raises:
+            InputError: the file is truncated.
+        """
+        with reading(self.path):
+            rows: Floats32 = self._file["Q"][begin:end]
+            return rows
+
+
+class MatrixWriter:
+    """A matrix file in the making: first the log-likelihoods, then the coordinates, then the rest.
+
+    The number of models is that of the log-likelihoods appended, so it need not be known before.
+
+    Args:
+        path: where the file will be, for messages.
+        file: the open file.
+        models: the most models there can be.
+        texts: number of texts, N.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, models: int, texts: int) -> None:
+        self.path = path
+        self._file = file
+        self._most = models
+        self._loglik = self._dataset("L", 0, texts, np.float64)
+
+    def _dataset(self, name: str, rows: int, texts: int, dtype: type) -> h5py.Dataset:
+        width = max(1, texts) * np.dtype(dtype).itemsize
+        chunk = (max(1, min(self._most, _CHUNK_BYTES // width)), max(1, texts))
+        limit = (self._most, texts)
+        with writing(self.path):
+            return self._file.create_dataset(
+                name, (rows, texts), dtype, maxshape=limit, chunks=chunk
+            )
+
+    @property
+    def models(self) -> int:
+        """How many models have been appended."""
+        return int(self._loglik.shape[0])
+
+    def append(self, loglik: Floats) -> None:
+        """Add the raw log-likelihoods of the next models, (rows, N) float64, nats."""
+        begin = self.models
+        with writing(self.path):
+            self._loglik.resize(begin + len(loglik), axis=0)
+            self._loglik[begin:] = loglik
+
+    def loglik(self, begin: int, end: int) -> Floats:
+        """What was appended as rows ``begin`` to ``end - 1``, (rows, N) float64, nats."""
+        with writing(self.path):
+            rows: Floats = self._loglik[begin:end]
+            return rows
+
+    def write_coordinates(self, begin: int, rows: Floats32) -> None:
+        """Write the coordinates of the models from ``begin`` on, (rows, N) float32, nats."""
+        if "Q" not in self._file:
+            self._dataset("Q", *self._loglik.shape, np.float32)
+        with writing(self.path):
+            self._file["Q"][begin : begin + len(rows)] = rows
+
+    def describe(self, **values: Any) -> None:
+        """Write the attributes of :class:`Matrix` other than the two arrays, all of them."""
+        with writing(self.path):
+            for key in ("model", "domain"):
+                self._file.create_dataset(key, data=values[key], dtype=h5py.string_dtype())
+            self._file.create_dataset("n_bytes", data=values["n_bytes"], dtype=np.int32)
+            self._file.create_dataset("noise", data=values["noise"], dtype=np.float64)
+            for key in ("clip_quantile", "clip_threshold", "mean_bytes", "texts_sha256"):
+                self._file.attrs[key] = values[key]
+
+
+@contextmanager
+def create_matrix(path: Path, models: int, texts: int) -> Iterator[MatrixWriter]:
+    """Write the matrix of a text set row by row; it appears when the block has ended well.
+
+    Args:
+        path: the file to write.
+        models: the most models there can be.
+        texts: number of texts, N.
 
     Raises:
-        OSError: the disk is full or not writable; nothing is left behind.
+        OSError: the disk is full or not writable. Whatever is raised, nothing is left behind.
     """
-    with _create(path, SCORE_FORMAT) as file:
-        file.create_dataset("loglik", data=np.asarray(score.loglik, np.float64))
-        file.create_dataset("n_tokens", data=np.asarray(score.n_tokens, np.int32))
-        file.create_dataset("n_scored", data=np.asarray(score.n_scored, np.int32))
-        file.create_dataset("truncated", data=np.asarray(score.truncated, np.bool_))
-        if score.token_logprob is not None and score.token_offset is not None:
-            file.create_dataset("tokens/logprob", data=score.token_logprob.astype(np.float32))
-            file.create_dataset("tokens/offset", data=score.token_offset.astype(np.int64))
-        attributes = {
-            "model": score.model,
-            "commit": score.commit,
-            "texts_sha256": score.texts_sha256,
-            "fingerprint": score.fingerprint,
-            "spec": json.dumps(score.spec, sort_keys=True),
-            "status": score.status,
-            "error": score.error,
-            **score.attributes,
-        }
-        for key, value in attributes.items():
-            file.attrs[key] = json.dumps(value, sort_keys=True) if _nested(value) else value
+    with created(path, MATRIX_FORMAT) as file:
+        yield MatrixWriter(path, file, models, texts)
 
 
-def read_score(path: Path) -> Score:
-    """Read and check one score file.
+@contextmanager
+def open_matrix(path: Path) -> Iterator[MatrixFile]:
+    """Open a matrix file to read it by ranges of rows.
 
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent.
     """
-    with _open(path, SCORE_FORMAT) as file:
-        attributes = {key: _plain(value) for key, value in file.attrs.items()}
-        named = {
-            key: attributes.pop(key)
-            for key in ("model", "commit", "texts_sha256", "fingerprint", "status", "error")
-        }
-        spec = json.loads(attributes.pop("spec"))
-        for key in ("format", "format_version"):
-            attributes.pop(key)
-        tokens = file.get("tokens")
-        score = Score(
-            **named,
-            spec=spec,
-            loglik=file["loglik"][:],
-            n_tokens=file["n_tokens"][:],
-            n_scored=file["n_scored"][:],
-            truncated=file["truncated"][:].astype(np.bool_),
-            token_logprob=tokens["logprob"][:] if tokens is not None else None,
-            token_offset=tokens["offset"][:] if tokens is not None else None,
-            attributes=attributes,
-        )
-    _check_score(path, score)
-    return score
-
-
-def read_summary(path: Path) -> tuple[dict[str, Any], int]:
-    """Attributes of one score file and its number of scored tokens, several times faster.
-
-    Raises:
-        InputError: the file is missing, truncated or of another format.
-    """
-    with _open(path, SCORE_FORMAT) as file:
-        known = {key: _plain(value) for key, value in file.attrs.items()}
-        return known | {"spec": json.loads(known["spec"])}, int(file["n_scored"][:].sum())
-
-
-def _check_score(path: Path, score: Score) -> None:
-    if score.status not in ("ok", "failed"):
-        raise InputError(f"{path}: status is {score.status!r}, expected 'ok' or 'failed'")
-    arrays = (score.loglik, score.n_tokens, score.n_scored, score.truncated)
-    shapes = sorted({array.shape for array in arrays})
-    if len(shapes) != 1 or len(shapes[0]) != 1:
-        raise InputError(f"{path}: datasets of different lengths {shapes}; remove it")
-    if score.status == "ok" and not np.isfinite(score.loglik).all():
-        count = int((~np.isfinite(score.loglik)).sum())
-        raise InputError(f"{path}: {count} log-likelihoods are not finite; remove it and rescore")
+    with opened(path, MATRIX_FORMAT) as file:
+        with reading(path):
+            found = MatrixFile(path, file)
+        yield found
 
 
 def write_matrix(path: Path, matrix: Matrix) -> None:
-    """Write the matrix of a text set atomically.
+    """Write a matrix that is in memory atomically.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    with _create(path, MATRIX_FORMAT) as file:
-        file.create_dataset("L", data=matrix.loglik, dtype=np.float64)
-        file.create_dataset("Q", data=matrix.coordinates, dtype=np.float32)
-        file.create_dataset("model", data=matrix.model, dtype=h5py.string_dtype())
-        file.create_dataset("domain", data=matrix.domain, dtype=h5py.string_dtype())
-        file.create_dataset("n_bytes", data=matrix.n_bytes, dtype=np.int32)
-        file.create_dataset("noise", data=matrix.noise, dtype=np.float64)
-        for key in ("clip_quantile", "clip_threshold", "mean_bytes", "texts_sha256"):
-            file.attrs[key] = getattr(matrix, key)
+    with create_matrix(path, *matrix.loglik.shape) as file:
+        file.append(matrix.loglik)
+        file.write_coordinates(0, matrix.coordinates)
+        file.describe(**vars(matrix))
 
 
 def read_matrix(path: Path) -> Matrix:
@@ -256,25 +311,10 @@ def read_matrix(path: Path) -> Matrix:
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent.
     """
-    with _open(path, MATRIX_FORMAT) as file:
-        matrix = Matrix(
-            loglik=file["L"][:],
-            coordinates=file["Q"][:],
-            model=[str(name) for name in file["model"].asstr()[:]],
-            domain=[str(name) for name in file["domain"].asstr()[:]],
-            n_bytes=file["n_bytes"][:],
-            clip_quantile=float(file.attrs["clip_quantile"]),
-            clip_threshold=float(file.attrs["clip_threshold"]),
-            mean_bytes=float(file.attrs["mean_bytes"]),
-            texts_sha256=str(file.attrs["texts_sha256"]),
-            **_optional(file, noise="noise"),
-        )
-    shape = (len(matrix.model), len(matrix.domain))
-    for name, array in (("L", matrix.loglik), ("Q", matrix.coordinates)):
-        if array.shape != shape:
-            raise InputError(f"{path}: {name} is {array.shape}, names and domains say {shape}")
-    _check_shape(path, "noise", matrix.noise, shape[:1])
-    return matrix
+    with open_matrix(path) as file:
+        rows = len(file.model)
+        known = {key: value for key, value in vars(file).items() if key not in ("path", "_file")}
+        return Matrix(file.loglik(0, rows), file.coordinates(0, rows), **known)
 
 
 def write_distances(path: Path, distances: Distances) -> None:
@@ -283,7 +323,7 @@ def write_distances(path: Path, distances: Distances) -> None:
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    with _create(path, KL_FORMAT) as file:
+    with created(path, KL_FORMAT) as file, writing(path):
         file.create_dataset("model", data=distances.model, dtype=h5py.string_dtype())
         file.create_dataset("neighbors/index", data=distances.neighbor_index, dtype=np.int32)
         file.create_dataset("neighbors/kl", data=distances.neighbor_kl, dtype=np.float64)
@@ -294,6 +334,13 @@ def write_distances(path: Path, distances: Distances) -> None:
             file.create_dataset("kl", data=distances.kl, dtype=np.float64)
             file.create_dataset("se", data=distances.se, dtype=np.float32)
             file.create_dataset("below_noise", data=distances.below_noise, dtype=np.bool_)
+        if distances.pca_points is not None:
+            file.create_dataset("pca/points", data=distances.pca_points, dtype=np.float32)
+            file.create_dataset("pca/residual", data=distances.pca_residual, dtype=np.float32)
+            file.create_dataset("pca/variance", data=distances.pca_variance, dtype=np.float64)
+        for key in ("total_variance", "recall", "recall_sample"):
+            if getattr(distances, key) is not None:
+                file.attrs[key] = getattr(distances, key)
         for key in ("texts_sha256", "n_texts", "mean_bytes"):
             file.attrs[key] = getattr(distances, key)
         file.attrs["unit"] = "bits/byte"
@@ -305,9 +352,9 @@ def read_distances(path: Path) -> Distances:
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent.
     """
-    with _open(path, KL_FORMAT) as file:
+    with opened(path, KL_FORMAT) as file, reading(path):
         distances = Distances(
-            model=[str(name) for name in file["model"].asstr()[:]],
+            model=strings(file, "model"),
             neighbor_index=file["neighbors/index"][:],
             neighbor_kl=file["neighbors/kl"][:],
             kl=file["kl"][:] if "kl" in file else None,
@@ -315,82 +362,28 @@ def read_distances(path: Path) -> Distances:
             texts_sha256=str(file.attrs["texts_sha256"]),
             n_texts=int(file.attrs["n_texts"]),
             mean_bytes=float(file.attrs["mean_bytes"]),
-            **_optional(
+            **optional(
                 file,
                 noise="noise",
                 neighbor_below_noise="neighbors/below_noise",
                 below_noise="below_noise",
+                pca_points="pca/points",
+                pca_residual="pca/residual",
+                pca_variance="pca/variance",
             ),
+            total_variance=plain(file.attrs.get("total_variance")),
+            recall=plain(file.attrs.get("recall")),
+            recall_sample=plain(file.attrs.get("recall_sample")),
         )
     size = len(distances.model)
     if distances.kl is not None and distances.kl.shape != (size, size):
         raise InputError(f"{path}: kl is {distances.kl.shape} for {size} models; remove it")
-    _check_shape(path, "noise", distances.noise, (size,))
+    check_shape(path, "noise", distances.noise, (size,))
     marks, index = distances.neighbor_below_noise, distances.neighbor_index
-    _check_shape(path, "neighbors/below_noise", marks, index.shape)
+    check_shape(path, "neighbors/below_noise", marks, index.shape)
     if distances.below_noise is not None:
-        _check_shape(path, "below_noise", distances.below_noise, (size, size))
+        check_shape(path, "below_noise", distances.below_noise, (size, size))
+    if distances.pca_points is not None and distances.pca_residual is not None:
+        check_shape(path, "pca/points", distances.pca_points[:, :0], (size, 0))
+        check_shape(path, "pca/residual", distances.pca_residual, (size,))
     return distances
-
-
-def _optional(file: h5py.File, **names: str) -> dict[str, Any]:
-    """Those of the named datasets that the file has: earlier versions of klmap wrote fewer."""
-    return {key: file[name][:] for key, name in names.items() if name in file}
-
-
-def _check_shape(path: Path, name: str, array: npt.NDArray[Any], expected: tuple[int, ...]) -> None:
-    if array.shape != expected:
-        raise InputError(
-            f"{path}: {name} is {array.shape}, expected {expected}; remove it and run again"
-        )
-
-
-@contextmanager
-def _open(path: Path, expected: str) -> Iterator[h5py.File]:
-    """Open a file of one format; every way in which it can be wrong names the file and the fix."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        with h5py.File(path, "r") as file:
-            found = _plain(file.attrs.get("format", "none"))
-            version = int(file.attrs.get("format_version", 0))
-            if found != expected:
-                raise InputError(
-                    f"{path}: format is {found!r}, expected {expected!r}; this is not a file that "
-                    "klmap wrote for this place: move it away and run again"
-                )
-            if version > FORMAT_VERSION:
-                raise InputError(
-                    f"{path}: format version {version}, this klmap reads up to {FORMAT_VERSION}; "
-                    "update klmap"
-                )
-            yield file
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: truncated or not a klmap file ({error}); remove it and run again"
-        ) from None
-
-
-@contextmanager
-def _create(path: Path, name: str) -> Iterator[h5py.File]:
-    """A new file of one format, which appears under its name only when it is complete."""
-    try:
-        with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs["format"] = name
-            file.attrs["format_version"] = FORMAT_VERSION
-            yield file
-    except (OSError, RuntimeError) as error:
-        # HDF5 reports a disk that fills up while the file is closed as a RuntimeError.
-        reason = str(error).partition(", filename")[0].replace("\n", " ")
-        code = getattr(error, "errno", None) or errno.EIO
-        raise OSError(code, f"cannot be written, is the disk full? {reason}", str(path)) from None
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, (dict, list, tuple)) or value is None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,148 @@
+"""Score files, ``klmap-score``: one model's log-likelihoods on one text set.
+
+``docs/formats.md`` describes every dataset and attribute for readers with code of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from klmap.errors import InputError
+from klmap.store_file import created, opened, plain, reading, writing
+
+SCORE_FORMAT = "klmap-score"
+
+Floats = npt.NDArray[np.float64]
+Floats32 = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass
+class Score:
+    """One model's log-likelihoods on one text set, or the reason why there are none.
+
+    Attributes:
+        model: the model's name on the map (its slug).
+        commit: the commit, or content hash, of the scored weights.
+        texts_sha256: hash of the text set, from its manifest.
+        fingerprint: 12 hexadecimal digits that name the computation.
+        spec: the settings that the fingerprint hashes.
+        status: ``ok`` or ``failed``.
+        error: why it failed, empty for ``ok``.
+        loglik: (N,) float64, nats per text; empty when failed.
+        n_tokens: (N,) int32, tokens of the text without a beginning-of-sequence token.
+        n_scored: (N,) int32, tokens whose log-probability was summed.
+        truncated: (N,) bool, true where tokens were left out because of the context length.
+        token_logprob: (T,) float32, nats per scored token in text order, if they were kept.
+        token_offset: (N+1,) int64, where each text's tokens begin in ``token_logprob``.
+        attributes: dtype, quantization, prefix, overlength, noise_nats, device, software,
+            seconds, tokens_per_second and whatever else the scorer records.
+    """
+
+    model: str
+    commit: str
+    texts_sha256: str
+    fingerprint: str
+    spec: dict[str, Any]
+    status: str = "ok"
+    error: str = ""
+    loglik: Floats = field(default_factory=lambda: np.zeros(0))
+    n_tokens: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    n_scored: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    truncated: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    token_logprob: Floats32 | None = None
+    token_offset: npt.NDArray[np.int64] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def write_score(path: Path, score: Score) -> None:
+    """Write one score file atomically.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    with created(path, SCORE_FORMAT) as file, writing(path):
+        file.create_dataset("loglik", data=np.asarray(score.loglik, np.float64))
+        file.create_dataset("n_tokens", data=np.asarray(score.n_tokens, np.int32))
+        file.create_dataset("n_scored", data=np.asarray(score.n_scored, np.int32))
+        file.create_dataset("truncated", data=np.asarray(score.truncated, np.bool_))
+        if score.token_logprob is not None and score.token_offset is not None:
+            file.create_dataset("tokens/logprob", data=score.token_logprob.astype(np.float32))
+            file.create_dataset("tokens/offset", data=score.token_offset.astype(np.int64))
+        attributes = {
+            "model": score.model,
+            "commit": score.commit,
+            "texts_sha256": score.texts_sha256,
+            "fingerprint": score.fingerprint,
+            "spec": json.dumps(score.spec, sort_keys=True),
+            "status": score.status,
+            "error": score.error,
+            **score.attributes,
+        }
+        for key, value in attributes.items():
+            file.attrs[key] = json.dumps(value, sort_keys=True) if _nested(value) else value
+
+
+def read_score(path: Path) -> Score:
+    """Read and check one score file.
+
+    Raises:
+        InputError: the file is missing, truncated, of another format, or inconsistent.
+    """
+    with opened(path, SCORE_FORMAT) as file, reading(path):
+        attributes = {key: plain(value) for key, value in file.attrs.items()}
+        named = {
+            key: attributes.pop(key)
+            for key in ("model", "commit", "texts_sha256", "fingerprint", "status", "error")
+        }
+        spec = json.loads(attributes.pop("spec"))
+        for key in ("format", "format_version"):
+            attributes.pop(key)
+        tokens = file.get("tokens")
+        score = Score(
+            **named,
+            spec=spec,
+            loglik=file["loglik"][:],
+            n_tokens=file["n_tokens"][:],
+            n_scored=file["n_scored"][:],
+            truncated=file["truncated"][:].astype(np.bool_),
+            token_logprob=tokens["logprob"][:] if tokens is not None else None,
+            token_offset=tokens["offset"][:] if tokens is not None else None,
+            attributes=attributes,
+        )
+    _check_score(path, score)
+    return score
+
+
+def read_summary(path: Path) -> tuple[dict[str, Any], int]:
+    """Attributes of one score file and its number of scored tokens, several times faster.
+
+    Raises:
+        InputError: the file is missing, truncated or of another format.
+    """
+    with opened(path, SCORE_FORMAT) as file, reading(path):
+        known = {key: plain(value) for key, value in file.attrs.items()}
+        return known | {"spec": json.loads(known["spec"])}, int(file["n_scored"][:].sum())
+
+
+def _check_score(path: Path, score: Score) -> None:
+    if score.status not in ("ok", "failed"):
+        raise InputError(f"{path}: status is {score.status!r}, expected 'ok' or 'failed'")
+    arrays = (score.loglik, score.n_tokens, score.n_scored, score.truncated)
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        raise InputError(f"{path}: datasets of different lengths {shapes}; remove it")
+    if score.status == "ok" and not np.isfinite(score.loglik).all():
+        count = int((~np.isfinite(score.loglik)).sum())
+        raise InputError(f"{path}: {count} log-likelihoods are not finite; remove it and rescore")
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple)) or value is None
