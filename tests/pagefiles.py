@@ -1,0 +1,314 @@
+"""The files that a page is made of, for as many synthetic models as one likes, in a moment.
+
+`write_map(folder, count)` writes what the workflow would: models.tsv, matrix.h5, kl.h5,
+neighbors.tsv, layout.tsv, layout.json, texts.json and ellipses.tsv.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass, fields
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from klmap import explorer_data, files, geometry, layout, neighbors, store
+from klmap.collect import Model
+
+DENSE_LIMIT = 2000
+FAMILIES = (
+    "llama-1", "llama-2", "llama-3", "mistral", "gpt_neox", "gptj", "gemma", "opt", "bloom",
+    "falcon", "deepseek", "qwen2", "phi", "mpt", "rwkv", "stablelm", "olmo", "xglm", "codegen",
+    "starcoder2",
+)  # fmt: skip
+DOMAINS = (
+    "Pile-CC", "PubMed Central", "ArXiv", "GitHub", "FreeLaw", "StackExchange", "USPTO",
+    "PubMed Abstracts", "OpenWebText2", "Wikipedia", "Gutenberg", "OpenSubtitles", "DM Math",
+    "EuroParl", "HackerNews", "Enron Emails", "PhilPapers", "NIH ExPorter", "YouTube", "BookCorpus",
+    "Ubuntu IRC", "Books3",
+)  # fmt: skip
+HOSTILE = (
+    '</script><script>document.title="owned"</script>',
+    '"><img src=x onerror=alert(1)>',
+    "<!--<script>",
+    "]]>&lt;b&gt;&amp;",
+    "a\u2028b\u2029c",
+    "'; alert(1); //",
+    "{{7*7}}${7*7}<%= 7*7 %>",
+    "javascript:alert(1)",
+    "__proto__",
+    "\u202egnp.elif",
+)
+"""Names that would run as code in a page that takes data for markup."""
+
+BYTES = 972.3188
+
+
+@dataclass
+class MapFiles:
+    """What :func:`write_map` has written."""
+
+    folder: Path
+    models: list[Model]
+    loglik: geometry.Floats
+    domain: list[str]
+    texts_name: str = "demo"
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``explorer_data.payload``."""
+        return {
+            "models_path": self.path("models.tsv"),
+            "layout_path": self.path("layout.tsv"),
+            "report_path": self.path("layout.json"),
+            "neighbors_path": self.path("neighbors.tsv"),
+            "kl_path": self.path("kl.h5"),
+            "matrix_path": self.path("matrix.h5"),
+            "manifest_path": self.path("texts.json"),
+            "texts_name": self.texts_name,
+        }
+
+    def payload(self, **changes: Any) -> dict[str, Any]:
+        return explorer_data.payload(**{**self.arguments, **changes})
+
+
+def write_map(
+    folder: Path,
+    count: int,
+    n_texts: int = 200,
+    n_domains: int = 3,
+    seed: int = 0,
+    hostile: bool = False,
+    k: int = 10,
+) -> MapFiles:
+    """Write every file of a page.
+
+    Args:
+        folder: where to.
+        count: models. Some are checkpoints of one run, some are made from others.
+        n_texts: texts.
+        n_domains: at most 22; the first is the largest.
+        seed: of everything.
+        hostile: names, families, licences and domains that try to run as code.
+        k: neighbours.
+    """
+    rng = np.random.default_rng(seed)
+    family = np.sort(rng.zipf(1.5, count) % len(FAMILIES)) if count > 3 else np.arange(count)
+    models = _models(rng, family, hostile)
+    share = 1 / np.arange(1.0, n_domains + 1)
+    domain_of = np.sort(rng.choice(n_domains, n_texts, p=share / share.sum()))
+    names = [HOSTILE[d] if hostile and d < len(HOSTILE) else DOMAINS[d] for d in range(n_domains)]
+    labels = [names[d] for d in domain_of]
+    loglik, latent = _log_likelihoods(rng, family, domain_of)
+    sha256 = hashlib.sha256(f"{count} {n_texts} {seed}".encode()).hexdigest()
+    noise = np.where(rng.random(count) < 0.1, np.nan, rng.lognormal(-1.5, 1, count))
+    threshold = geometry.clip_threshold(loglik[:: max(1, count // 200)])
+    matrix = store.Matrix(
+        loglik=loglik,
+        coordinates=geometry.double_centre(loglik, threshold).astype(np.float32),
+        model=[model.model for model in models],
+        domain=labels,
+        n_bytes=np.full(n_texts, round(BYTES), np.int32),
+        clip_quantile=geometry.CLIP_QUANTILE,
+        clip_threshold=threshold,
+        mean_bytes=BYTES,
+        texts_sha256=sha256,
+        noise=noise,
+    )
+    if count <= DENSE_LIMIT:
+        distances, nearest = neighbors.measure(matrix, k, DENSE_LIMIT)
+    else:
+        distances, nearest = _nearest(matrix, latent, k)
+    table = neighbors.table(nearest, models, distances.neighbor_below_noise)
+    store.write_matrix(folder / "matrix.h5", matrix)
+    store.write_distances(folder / "kl.h5", distances)
+    neighbors.write_neighbors(folder / "neighbors.tsv", table)
+    _write_models(folder / "models.tsv", models, loglik, noise, rng)
+    _write_layout(folder, models, family, latent, rng)
+    sizes = {name: labels.count(name) for name in dict.fromkeys(labels)}
+    files.write_json(
+        folder / "texts.json",
+        {"n": n_texts, "sha256": sha256, "mean_bytes": BYTES, "domains": sizes, "recipe": {}},
+    )
+    name = HOSTILE[0] if hostile else "demo"
+    return MapFiles(folder, models, loglik, labels, name)
+
+
+def _nearest(matrix: store.Matrix, latent: Any, k: int) -> Any:
+    """The nearest of a few candidates each, with their own KL: near enough, and fast."""
+    kin = NearestNeighbors(n_neighbors=2 * k + 1).fit(latent).kneighbors(latent)[1][:, 1:]
+    shape = kin.shape
+    q = matrix.coordinates.astype(np.float64)
+    mean_bytes, rows = matrix.mean_bytes, np.repeat(np.arange(len(q)), shape[1])
+    squares = fourths = np.zeros(0)
+    for part in np.array_split(np.arange(rows.size), max(1, rows.size * q.shape[1] >> 22)):
+        square = (q[rows[part]] - q[kin.ravel()[part]]) ** 2
+        squares = np.r_[squares, square.mean(axis=1)]
+        fourths = np.r_[fourths, (square**2).mean(axis=1)]
+    unit = 2 * geometry.nats_per_unit(mean_bytes)
+    kl = (squares / unit).reshape(shape)
+    se = (np.sqrt((fourths - squares**2) / q.shape[1]) / unit).reshape(shape)
+    order = np.argsort(kl, axis=1, kind="stable")[:, :k]
+    index, kl, se = (np.take_along_axis(array, order, axis=1) for array in (kin, kl, se))
+    nearest = geometry.Neighbors(index.astype(np.int32), kl, se)
+    below = geometry.below_noise(kl, matrix.noise, mean_bytes, nearest.index)
+    distances = store.Distances(
+        model=matrix.model,
+        neighbor_index=nearest.index,
+        neighbor_kl=kl,
+        kl=None,
+        se=None,
+        texts_sha256=matrix.texts_sha256,
+        n_texts=q.shape[1],
+        mean_bytes=mean_bytes,
+        noise=matrix.noise,
+        neighbor_below_noise=below,
+    )
+    return distances, nearest
+
+
+def _models(rng: np.random.Generator, family: Any, hostile: bool) -> list[Model]:
+    """One in six a checkpoint of the model before, one in four made from an earlier one."""
+    models: list[Model] = []
+    steps = 0
+    for row, number in enumerate(family):
+        name = FAMILIES[number % len(FAMILIES)]
+        size = float(rng.choice([0.07, 0.41, 1.4, 2.8, 6.9, 13, 32, 70]))
+        same = models and models[-1].family == name
+        draw = rng.random()
+        born = date(2022, 6, 1) + timedelta(days=int(rng.integers(0, 1200)))
+        id_, revision, base = f"{name}-lab/model-{row:05d}-{size:g}b", "", ()
+        if same and draw < 0.16 and steps < 12:
+            steps += 1
+            id_, revision, base = models[-1].id, f"step{2**steps}", models[-1].base_model
+        else:
+            steps = 0
+            if same and draw < 0.4:
+                base = (models[int(rng.integers(max(0, row - 40), row))].id,)
+        slug = id_.replace("/", "--") + (f"@{revision}" if revision else "")
+        model = Model(
+            model=slug,
+            id=id_,
+            revision=revision,
+            variant="int8" if rng.random() < 0.02 else "",
+            family=name,
+            architecture=f"{name.title().replace('_', '')}ForCausalLM",
+            parameters=None if rng.random() < 0.03 else int(size * 1e9),
+            created_at="" if rng.random() < 0.03 else f"{born.isoformat()}T08:00:00+00:00",
+            base_model=base,
+            license=str(rng.choice(["apache-2.0", "mit", "llama2", "other", ""])),
+            dtype="bfloat16",
+            prefix="default",
+            overlength="window",
+            tokens=int(rng.integers(2_000_000, 3_000_000)),
+            truncated=int(rng.integers(0, 4)),
+            commit=hashlib.sha1(slug.encode(), usedforsecurity=False).hexdigest(),
+        )
+        models.append(model)
+    if hostile:
+        models = [_hostile(model, row) for row, model in enumerate(models)]
+    return models
+
+
+def _hostile(model: Model, row: int) -> Model:
+    """Names in one line, as klmap writes them; the licence as somebody else might."""
+    text = _line(row)
+    changes = {
+        "model": f"{text}{row}",
+        "id": f"{text}{row}",
+        "family": HOSTILE[row % 4],
+        "license": HOSTILE[row % len(HOSTILE)],
+        "base_model": (f"{_line(row - 1)}{row - 1}",) if row else (),
+        "commit": text,
+    }
+    return Model(**{item.name: getattr(model, item.name) for item in fields(Model)} | changes)
+
+
+def _line(row: int) -> str:
+    return " ".join(HOSTILE[row % len(HOSTILE)].split())
+
+
+def _log_likelihoods(rng: np.random.Generator, family: Any, domain_of: Any) -> Any:
+    """(K, N) nats: a few shared directions, domains that families differ in, noise of one's own."""
+    unit = np.sqrt(2 * BYTES * np.log(2))
+    count, texts = len(family), len(domain_of)
+    centres = rng.normal(0, 0.8, (len(FAMILIES), 12))
+    latent = centres[family % len(FAMILIES)] + rng.normal(0, 0.22, (count, 12))
+    taste = rng.normal(0, 0.5, (len(FAMILIES), domain_of.max() + 1))[family % len(FAMILIES)]
+    taste = taste + rng.normal(0, 0.15, taste.shape)
+    directions = rng.normal(0, 1, (12, texts)) * np.geomspace(1, 0.3, 12)[:, None]
+    loglik = rng.standard_normal((count, texts))
+    loglik *= 0.12
+    loglik += 0.6 * latent @ directions
+    loglik += taste[:, domain_of]
+    loglik *= unit
+    loglik -= rng.uniform(250, 1024, texts) * 0.65
+    return loglik, np.c_[0.6 * latent * np.geomspace(1, 0.3, 12), taste]
+
+
+def _write_models(path: Path, models: list[Model], loglik: Any, noise: Any, rng: Any) -> None:
+    """models.tsv with three columns more than klmap itself writes."""
+    names = [item.name for item in fields(Model)]
+    score = np.where(rng.random(len(models)) < 0.4, np.nan, rng.uniform(20, 80, len(models)))
+    rows = []
+    for row, model in enumerate(models):
+        cells = {name: getattr(model, name) for name in names}
+        mean = float(loglik[row].mean())
+        cells["base_model"] = ",".join(model.base_model)
+        cells["mean_loglik"] = mean
+        cells["bits_per_byte"] = geometry.bits_per_byte(mean, BYTES)
+        cells["noise_nats"] = None if np.isnan(noise[row]) else float(noise[row])
+        mmlu = None if np.isnan(score[row]) else float(score[row])
+        tuned = "instruct" if row % 3 else "base"
+        rows.append([*(cells[name] for name in names), mmlu, tuned, f"note {row}"])
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow([*names, "mmlu_5shot", "tuning", "note"])
+        writer.writerows(rows)
+
+
+def _write_layout(
+    folder: Path, models: list[Model], family: Any, latent: Any, rng: np.random.Generator
+) -> None:
+    """Groups on the plane that look as a layout's do."""
+    angle = 2.4 * np.arange(len(FAMILIES))
+    centre = np.c_[np.cos(angle), np.sin(angle)] * np.sqrt(np.arange(len(FAMILIES)) + 0.5)[:, None]
+    points = 18 * centre[family % len(FAMILIES)] + 14 * latent[:, :2]
+    places = [
+        layout.Place(model.model, float(x), float(y), "tsne-euclidean")
+        for model, (x, y) in zip(models, points, strict=True)
+    ]
+    layout.write_layout(folder / "layout.tsv", places)
+    files.write_json(
+        folder / "layout.json",
+        {
+            "method": "tsne", "metric": "euclidean", "perplexity": 30, "seed": 42,
+            "iterations": 1000, "input": "0" * 64, "texts_sha256": "0" * 64,
+            "quality": {
+                "neighbors": 10, "preserved": 0.61, "trustworthiness": 0.97,
+                "sampled": len(models),
+            },
+            "stable": {
+                "kept": len(models) - 1, "new": 1, "gone": 0, "median": 0.004, "p95": 0.02,
+                "largest": 0.1,
+            },
+            "reason": "",
+        },
+    )  # fmt: skip
+    major = rng.lognormal(0.5, 0.4, len(models))
+    rows = zip(
+        [model.model for model in models], points[:, 0], points[:, 1], major, 0.6 * major,
+        rng.uniform(0, 180, len(models)), strict=True,
+    )  # fmt: skip
+    files.write_tsv(
+        folder / "ellipses.tsv",
+        ("model", "x", "y", "major", "minor", "angle"),
+        [[row[0], *map(float, row[1:])] for row in rows],
+    )
