@@ -125,7 +125,7 @@ def test_all_scripts_in_a_row(tmp_path: Path) -> None:
         f"--dense-limit 5000 --kl {out}/kl.h5 --neighbors-table {out}/neighbors.tsv",
         f"layout.py --matrix {out}/matrix.h5 --models {out}/models.tsv --method tsne "
         f"--metric euclidean --perplexity 30 --iterations 250 --seed 42 --layout {out}/layout.tsv",
-        f"tree.py --kl {out}/kl.h5 --tree {out}/tree.nwk",
+        f"tree.py --kl {out}/kl.h5 --matrix {out}/matrix.h5 --bootstrap 5 --tree {out}/tree.nwk",
         f"figures.py --models {out}/models.tsv --layout {out}/layout.tsv --kl {out}/kl.h5 "
         f"--tree {out}/tree.nwk --color-by family --figures {out}/figures map checkpoints",
         f"explorer.py --models {out}/models.tsv --layout {out}/layout.tsv "

@@ -67,6 +67,26 @@ def test_newick_comes_back_with_any_name() -> None:
     np.testing.assert_allclose(cophenetic(again)[1], cophenetic(root)[1], rtol=1e-7, atol=1e-9)
 
 
+def test_support_is_written_in_percent_behind_the_join() -> None:
+    """Names that look like numbers stay names, and joins without support have no label."""
+    pair = tree.Node(height=1, children=[tree.Node("97"), tree.Node("1e3")], support=2 / 3)
+    other = tree.Node(height=1, children=[tree.Node("a"), tree.Node("0.5")], support=1.0)
+    bare = tree.Node(height=2, children=[pair, other])
+    root = tree.Node(height=3, children=[bare, tree.Node("100")])
+    text = tree.newick(root)
+    assert text == "((('97':1,'1e3':1)66.67:1,('a':1,'0.5':1)100:1):1,'100':3);"
+    again = tree.parse(text)
+    assert again.leaves() == ["97", "1e3", "a", "0.5", "100"]
+    shares = [node.support for node in again.walk() if node.children]
+    assert shares == [None, None, pytest.approx(2 / 3, abs=1e-4), 1.0]
+
+
+def test_unquoted_numbers_are_leaves_before_and_support_behind_brackets() -> None:
+    root = tree.parse("((97:1,b:1) 12 :1,c:2)88;")
+    assert root.leaves() == ["97", "b", "c"]
+    assert (root.support, root.children[0].support) == (0.88, 0.12)
+
+
 def test_path_from_leaf_to_leaf_is_their_mean_kl() -> None:
     found = distances(["a", "b"])
     assert found.kl is not None
@@ -114,7 +134,9 @@ def test_without_all_pairs_there_is_no_tree() -> None:
         tree.build(distances(["a", "b", "c"], dense=False), "results/x/kl.h5")
 
 
-@pytest.mark.parametrize("text", ["", "(a,b", "(a:1,b:x);", "a));", "(a,b));"])
+@pytest.mark.parametrize(
+    "text", ["", "(a,b", "(a:1,b:x);", "a));", "(a,b));", "(a:1,b:1)x:1;", "(a:1,b:1)120;"]
+)
 def test_broken_newick_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "tree.nwk").write_text(text)
     with pytest.raises(InputError, match="not a Newick tree"):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from klmap.errors import InputError
 from klmap.files import write_text
+from klmap.geometry import Floats
+from klmap.log import logger
 from klmap.store import Distances
+
+WEAK = 0.7
+"""Support below this share is called weak, by a custom of phylogenetics (Hillis and Bull 1993)."""
 
 _TOKEN = re.compile(r"\s*('(?:[^']|'')*'|[(),;:]|[^\s(),;:']+)")
 
@@ -27,11 +33,15 @@ class Node:
         height: half the mean KL, in bits per byte, between the two subtrees of a join; 0 for a
             leaf. The way along the tree from one leaf to another is then their mean KL.
         children: the subtrees.
+        support: share, 0 to 1, of the bootstrap trees that join the same models, whatever the
+            order within; None where it was not computed, and for leaves and the root, of which
+            every tree has the same.
     """
 
     name: str = ""
     height: float = 0.0
     children: list[Node] = field(default_factory=list)
+    support: float | None = None
 
     def walk(self) -> Iterator[Node]:
         """This node and all below it, children after their parent, in the order of drawing."""
@@ -73,8 +83,71 @@ def build(distances: Distances, source: str = "kl.h5") -> Node:
     return nodes[-1]
 
 
+def add_support(root: Node, models: Sequence[str], replicates: Iterable[Floats]) -> None:
+    """Write into each join how many of the replicates join the same models.
+
+    The bootstrap of trees (Felsenstein 1985, "Confidence limits on phylogenies") for rooted ones:
+    a replicate supports a join where average linkage makes a group of the very same models. Groups
+    are compared by a random 64-bit number per model, joined by exclusive or.
+
+    Args:
+        root: the tree; changed in place.
+        models: names in the order of the rows of ``replicates``.
+        replicates: (K, K) KL of all pairs, one array after another.
+
+    Raises:
+        InputError: the tree has other models.
+    """
+    row = {name: number for number, name in enumerate(models)}
+    if sorted(row) != sorted(root.leaves()):
+        raise InputError("kl.h5 and matrix.h5 do not hold the same models; run again")
+    bits = np.random.default_rng(len(row)).integers(0, 2**63, len(row)).tolist()
+    groups: dict[int, int] = {}
+    for node in reversed(list(root.walk())):
+        below = [groups[id(child)] for child in node.children]
+        groups[id(node)] = _union(below) if below else bits[row[node.name]]
+    found = dict.fromkeys(groups.values(), 0)
+    count = 0
+    for kl in replicates:
+        count += 1
+        for group in _groups(kl, bits):
+            if group in found:
+                found[group] += 1
+    joins = [node for node in root.walk() if node.children and node is not root]
+    for node in joins:
+        node.support = found[groups[id(node)]] / count if count else None
+    if count and joins:
+        weak = sum(1 for node in joins if (node.support or 0) < WEAK)
+        logger.info(
+            "support by %d bootstrap trees: %d of %d joins are in fewer than %.0f %% of them",
+            count, weak, len(joins), 100 * WEAK,
+        )  # fmt: skip
+
+
+def _groups(kl: Floats, bits: Sequence[int]) -> Iterator[int]:
+    """The group of models below each join of average linkage."""
+    if len(bits) < 2:
+        return
+    groups = list(bits)
+    linkage: npt.NDArray[np.float64] = hierarchy.average(squareform(kl, checks=False))
+    for left, right in linkage[:, :2].astype(np.int64).tolist():
+        groups.append(groups[left] ^ groups[right])
+        yield groups[-1]
+
+
+def _union(groups: Iterable[int]) -> int:
+    result = 0
+    for group in groups:
+        result ^= group
+    return result
+
+
 def newick(root: Node) -> str:
-    """The tree as Newick with branch lengths in bits per byte; every name is quoted."""
+    """The tree as Newick with branch lengths in bits per byte; every name is quoted.
+
+    Support stands in percent behind the closing bracket of its join, where Newick has the names of
+    joins: ``('a':0.1,'b':0.1)97:0.2``.
+    """
     text: dict[int, str] = {}
     for node in reversed(list(root.walk())):
         if node.children:
@@ -82,7 +155,8 @@ def newick(root: Node) -> str:
                 f"{text.pop(id(child))}:{max(node.height - child.height, 0):.9g}"
                 for child in node.children
             )
-            text[id(node)] = f"({inner})"
+            label = "" if node.support is None else f"{100 * node.support:.4g}"
+            text[id(node)] = f"({inner}){label}"
         else:
             quoted = node.name.replace("'", "''")
             text[id(node)] = f"'{quoted}'"
@@ -93,7 +167,8 @@ def parse(text: str, source: str = "tree.nwk") -> Node:
     """Read what :func:`newick` writes.
 
     Raises:
-        InputError: the text is not a Newick tree with branch lengths.
+        InputError: the text is not a Newick tree with branch lengths, or a join has a label that is
+            no percentage.
     """
     stack: list[Node] = [Node()]
     lengths: dict[int, float] = {}
@@ -121,6 +196,8 @@ def parse(text: str, source: str = "tree.nwk") -> Node:
                 position = number.end() if number else position
             elif token == ";":
                 break
+            elif stack[-1].children:
+                stack[-1].support = _support(token)
             else:
                 stack[-1].name = token[1:-1].replace("''", "'") if token[0] == "'" else token
         if len(stack) != 1:
@@ -134,6 +211,13 @@ def parse(text: str, source: str = "tree.nwk") -> Node:
         if node.children:
             node.height = max(child.height + lengths.get(id(child), 0) for child in node.children)
     return root
+
+
+def _support(label: str) -> float:
+    percent = float(label)
+    if not 0 <= percent <= 100:
+        raise ValueError(f"support of {label} %")
+    return percent / 100
 
 
 def write_tree(path: Path, root: Node) -> None:
