@@ -56,6 +56,7 @@ class MapFiles:
     models: list[Model]
     loglik: geometry.Floats
     domain: list[str]
+    threshold: float
     texts_name: str = "demo"
 
     def path(self, name: str) -> Path:
@@ -138,7 +139,7 @@ def write_map(
         {"n": n_texts, "sha256": sha256, "mean_bytes": BYTES, "domains": sizes, "recipe": {}},
     )
     name = HOSTILE[0] if hostile else "demo"
-    return MapFiles(folder, models, loglik, labels, name)
+    return MapFiles(folder, models, loglik, labels, threshold, name)
 
 
 def _nearest(matrix: store.Matrix, latent: Any, k: int) -> Any:
