@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, figures, layout, log, store, tree
+from klmap import collect, figures, layout, log, scene, store, tree
 
 
 def main() -> None:
@@ -15,6 +15,9 @@ def main() -> None:
     parser.add_argument("--layout", type=Path, required=True, help="layout.tsv")
     parser.add_argument("--kl", type=Path, required=True, help="kl.h5")
     parser.add_argument("--tree", type=Path, nargs="?", help="tree.nwk; not for the maps alone")
+    parser.add_argument(
+        "--bootstrap", type=int, default=0, help="how many bootstrap samples the tree was made of"
+    )
     parser.add_argument("--color-by", default="family", help="column of models.tsv")
     parser.add_argument("--texts", help="the text set's name; by default the folder of kl.h5")
     parser.add_argument("--figures", type=Path, required=True, help="folder to write to")
@@ -22,15 +25,16 @@ def main() -> None:
     args = parser.parse_args()
     distances = store.read_distances(args.kl)
     models = collect.read_models(args.models, distances.model)
-    scene = figures.Scene(
+    drawn = scene.Scene(
         models=models,
         places=layout.read_layout(args.layout, models),
         distances=distances,
         tree=tree.read_tree(args.tree) if args.tree else None,
         texts=args.texts or args.kl.resolve().parent.name,
         color_by=args.color_by,
+        replicates=args.bootstrap,
     )
-    figures.draw(scene, args.figures, args.names)
+    figures.draw(drawn, args.figures, args.names)
 
 
 if __name__ == "__main__":

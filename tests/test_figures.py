@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from klmap import charts, figures, geometry, labels, layout, lineage, neighbors, style, tree
 from klmap.collect import Model
 from klmap.errors import InputError
-from klmap.figures import Scene
+from klmap.scene import Scene
 from klmap.store import Distances
 from tests import mapfiles
 from tests.mapfiles import Folder, zoo
@@ -136,7 +136,7 @@ def test_heatmap_marks_pairs_below_the_noise_and_only_those(tmp_path: Path, coun
 
 def test_heatmap_says_how_many_pairs_are_below_the_noise(scene: Scene) -> None:
     def legends(drawn: Scene) -> str:
-        found = figures.draw_heatmap(drawn).legends
+        found = figures.FIGURES["heatmap"](drawn).legends
         return "|".join(text.get_text() for legend in found for text in legend.get_texts())
 
     assert "noise" not in legends(scene)
@@ -151,13 +151,47 @@ def test_heatmap_says_how_many_pairs_are_below_the_noise(scene: Scene) -> None:
 
 def test_checkpoints_below_the_noise_are_hollow(scene: Scene) -> None:
     def hollow(drawn: Scene) -> tuple[int, bool]:
-        figure = figures.draw_checkpoints(drawn)
+        figure = figures.FIGURES["checkpoints"](drawn)
         lines = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
         points = sum(len(line.get_xdata()) for line in lines)  # type: ignore[arg-type]
         return points, any("Hollow" in text.get_text() for text in figure.texts)
 
     assert hollow(scene) == (0, False)
     assert hollow(with_noise(scene, 1e4)) == (4, True)
+
+
+def with_support(scene: Scene, shares: list[float]) -> Scene:
+    """The scene with these shares of support in the joins of its tree, over and over."""
+    root = tree.parse(tree.newick(scene.rooted))
+    joins = [node for node in root.walk() if node.children and node is not root]
+    for number, node in enumerate(joins):
+        node.support = shares[number % len(shares)]
+    return replace(scene, tree=root, replicates=250)
+
+
+def test_joins_of_a_small_tree_say_their_support_where_it_is_not_full(scene: Scene) -> None:
+    figure = figures.FIGURES["dendrogram"](with_support(scene, [1.0, 0.996, 0.42]))
+    joins = len(scene.models) - 2
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written.count("42") == joins // 3
+    assert written.count("99") == (joins + 1) // 3
+    assert "100" not in written
+    assert any("250 bootstrap samples" in text.get_text() for text in figure.texts)
+
+
+def test_joins_of_a_large_tree_are_marked_by_class() -> None:
+    many = with_support(synthetic(mapfiles.models(152)), [1.0, 0.8, 0.5])
+    figure = figures.FIGURES["dendrogram"](many)
+    marked = [len(points.get_offsets()) for points in figure.axes[0].collections[1:]]
+    assert marked == [50, 50]
+    labels = [text.get_text() for text in figure.legends[-1].get_texts()]
+    assert labels == ["at least 95 %  50", "70 % to 95 %  50", "below 70 %  50"]
+
+
+def test_a_tree_without_support_says_nothing_of_it(scene: Scene) -> None:
+    figure = figures.FIGURES["dendrogram"](scene)
+    assert not any("bootstrap" in text.get_text() for text in figure.texts)
+    assert len(figure.legends) == 1
 
 
 def _svg(scene: Scene, folder: Path, name: str) -> str:

@@ -1,16 +1,16 @@
-"""The figures beside the map: tree, heatmap and checkpoints."""
+"""Heatmap and checkpoints, and what they share with the figure of the tree."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -27,104 +27,14 @@ MOST_NAMES = 90
 BELOW_NOISE = "#56b4e9"
 """Colour of pairs below the noise of their scores: blue, which the scale has nowhere."""
 
-_LONGEST_NAME = 38
-_LEGEND = 1.75
-_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+LONGEST_NAME = 38
+"""Characters of a name beside a row."""
+
+SINGLE = "One model has no distances.\nAdd a second to config.yaml."
+"""What a figure of distances says of a map of one model."""
+
 _LEAST_KL = 1e-3
 _MOST_TICKS = 8
-_SINGLE = "One model has no distances.\nAdd a second to config.yaml."
-
-
-def dendrogram(models: Sequence[Model], tree: Node, subject: str) -> Figure:
-    """The tree of average linkage, the joins at their mean KL in bits per byte.
-
-    Args:
-        models: rows of models.tsv.
-        tree: whose leaves are these models.
-        subject: how many models on which texts, for the subtitle.
-    """
-    order = _rows(models, tree)
-    each, legend = style.categories([model.family for model in models])
-    named = len(models) <= MOST_NAMES
-    height = 1.75 + (max(1.2, 0.2 * len(models)) if named else 8.5)
-    figure = style.new_figure(
-        11, height, "Which models predict alike", f"{subject} · average linkage on KL"
-    )
-    names = [style.shorten(name, _LONGEST_NAME) for name in lineage.short_names(models)]
-    right = (0.3 + style.widest(names, 8) if named else 0.35) + _LEGEND
-    axes = style.add_axes(figure, 0.4, 0.62, right, 0.95)
-    _branches(axes, tree, dict(zip((model.model for model in models), each, strict=True)))
-    axes.set_ylim(len(models) - 0.4, -0.6)
-    axes.set_yticks([])
-    _root_axis(axes, 2 * tree.height)
-    if len(models) == 1:
-        _message(axes, _SINGLE)
-    for position, row in enumerate(order if named else ()):
-        axes.plot(
-            [0], [position], each[row].marker, color=each[row].color, markersize=5.5,
-            markeredgecolor="white", markeredgewidth=0.5, clip_on=False, zorder=3,
-        )  # fmt: skip
-        axes.annotate(
-            style.literal(names[row]),
-            (0, position),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            size=8,
-            annotation_clip=False,
-        )
-    if not named:
-        strip = axes.inset_axes((1.005, 0, 0.015, 1))
-        _strip(strip, [each[row] for row in order], vertical=True)
-    _families(figure, legend, 1 - (_LEGEND - 0.15) / 11, 1 - 0.95 / height)
-    return figure
-
-
-def _branches(axes: Axes, tree: Node, category: Mapping[str, style.Category]) -> None:
-    """Brackets from the root on the left to the leaves on the right.
-
-    A bracket has a family's colour where all models below it are of that family.
-    """
-    position: dict[int, float] = {}
-    color: dict[int, str] = {}
-    lines: list[list[tuple[float, float]]] = []
-    colors: list[str] = []
-    count = len(tree.leaves())
-    for node in reversed(list(tree.walk())):
-        if not node.children:
-            count -= 1
-            position[id(node)] = count
-            color[id(node)] = category[node.name].color
-            continue
-        below = {color[id(child)] for child in node.children}
-        color[id(node)] = below.pop() if len(below) == 1 else style.MUTED
-        ends = [position[id(child)] for child in node.children]
-        position[id(node)] = float(np.mean(ends))
-        here = math.sqrt(2 * node.height)
-        lines.append([(here, min(ends)), (here, max(ends))])
-        colors.append(color[id(node)])
-        for child, end in zip(node.children, ends, strict=True):
-            lines.append([(here, end), (math.sqrt(2 * child.height), end)])
-            colors.append(color[id(child)] if child.children else color[id(node)])
-    width = 1.5 if len(category) <= MOST_NAMES else 0.6
-    axes.add_collection(LineCollection(lines, colors=colors, linewidths=width), autolim=False)
-
-
-def _root_axis(axes: Axes, highest: float) -> None:
-    """A square-root axis from the highest join on the left to 0 on the right."""
-    top = max(math.sqrt(highest), 1e-3) * 1.03
-    axes.set_xlim(top, 0)
-    kept: list[float] = []
-    for tick in _TICKS:
-        far = not kept or (math.sqrt(tick) - math.sqrt(kept[-1])) / top > 0.05
-        if far and math.sqrt(tick) <= top:
-            kept.append(tick)
-    axes.set_xticks([math.sqrt(tick) for tick in kept], [f"{tick:g}" for tick in kept], size=8)
-    axes.set_xlabel("mean KL where two groups join, bits/byte (square-root scale)", size=8.5)
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis="x", color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
 
 
 def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: str) -> Figure:
@@ -143,10 +53,10 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
         InputError: only neighbours are stored.
     """
     kl, below = _dense(distances)
-    order = _rows(models, tree)
+    order = tree_order(models, tree)
     each, legend = style.categories([model.family for model in models])
     named = len(models) <= MOST_NAMES
-    names = [style.shorten(name, _LONGEST_NAME) for name in lineage.short_names(models)]
+    names = [style.shorten(name, LONGEST_NAME) for name in lineage.short_names(models)]
     margin = 0.55 + style.widest(names, 8) if named else 0.5
     side = min(max(0.2 * len(models), 3.6), 9.0) if named else 8.0
     width, height = margin + side + 2.2, 1.05 + side + margin + 0.1
@@ -174,11 +84,11 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     axes.set_yticks(ticks, labels, size=size, color=style.INK)
     axes.tick_params(axis="both", pad=11 if named else 2)
     thick = 0.09 / side
-    _strip(axes.inset_axes((-1.5 * thick, 0, thick, 1)), [each[row] for row in order], True)
-    _strip(axes.inset_axes((0, -1.5 * thick, 1, thick)), [each[row] for row in order], False)
+    strip(axes.inset_axes((-1.5 * thick, 0, thick, 1)), [each[row] for row in order], True)
+    strip(axes.inset_axes((0, -1.5 * thick, 1, thick)), [each[row] for row in order], False)
     left, top = 1 - (right - 0.25) / float(figure.get_size_inches()[0]), 1 - 1.15 / height
     if len(models) == 1:
-        _message(axes, _SINGLE)
+        message(axes, SINGLE)
         return figure
     tall = min(2.6, side * 0.55) / height
     bar_axes = figure.add_axes((left, top - tall, 0.16 / width, tall))
@@ -192,7 +102,7 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     if below.any():
         _noise_legend(figure, int(below.sum()) // 2, left, lower)
         lower -= 0.5 / height
-    _families(figure, legend, left, lower)
+    families(figure, legend, left, lower)
     return figure
 
 
@@ -206,14 +116,15 @@ def _norm(shown: Floats) -> tuple[LogNorm, str]:
     return (LogNorm(low, high) if low < high else LogNorm(low / 2, low * 2)), extend
 
 
-def _message(axes: Axes, text: str) -> None:
+def message(axes: Axes, text: str) -> None:
+    """What stands in the place of a figure that has nothing to show."""
     axes.text(
         0.5, 0.5, text, ha="center", va="center", color=style.MUTED, size=10,
         transform=axes.transAxes,
     )  # fmt: skip
 
 
-def _strip(axes: Axes, each: Sequence[style.Category], vertical: bool) -> None:
+def strip(axes: Axes, each: Sequence[style.Category], vertical: bool) -> None:
     """A band of family colours beside rows or below columns."""
     colors = np.array([[to_rgb(category.color) for category in each]])
     image = colors.transpose(1, 0, 2) if vertical else colors
@@ -247,7 +158,7 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
     axes = style.add_axes(figure, 0.85, 0.95, 2.6, 0.95)
     if not found:
         axes.set_axis_off()
-        _message(axes, "No two revisions of one model are on this map.")
+        message(axes, "No two revisions of one model are on this map.")
         return figure
     colors, _ = style.categories([run.id for run in found])
     for run, category in zip(found, colors, strict=True):
@@ -325,8 +236,12 @@ def _steps(run: lineage.Run, models: Sequence[Model], kl: Floats) -> list[int]:
     return [row for row in earlier if math.isfinite(models[row].step) and kl[row, last] > 0]
 
 
-def _rows(models: Sequence[Model], tree: Node) -> list[int]:
-    """Rows of the models in the order of the tree's leaves."""
+def tree_order(models: Sequence[Model], tree: Node) -> list[int]:
+    """Rows of the models in the order of the tree's leaves.
+
+    Raises:
+        InputError: the tree has other models.
+    """
     row = {model.model: number for number, model in enumerate(models)}
     leaves = tree.leaves()
     if sorted(leaves) != sorted(row):
@@ -358,7 +273,8 @@ def _noise_legend(figure: Figure, pairs: int, left: float, top: float) -> None:
     )
 
 
-def _families(figure: Figure, legend: Sequence[style.Category], left: float, top: float) -> None:
+def families(figure: Figure, legend: Sequence[style.Category], left: float, top: float) -> Legend:
+    """The legend of families, its upper left corner in shares of the figure."""
     drawn = figure.legend(
         handles=style.handles(legend),
         loc="upper left",
@@ -371,3 +287,4 @@ def _families(figure: Figure, legend: Sequence[style.Category], left: float, top
         alignment="left",
     )
     drawn.get_title().set_fontweight("bold")
+    return drawn

@@ -1,0 +1,291 @@
+"""The map: points, runs of checkpoints, fine-tunes, labels and legend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerPatch
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Patch
+
+from klmap import labels, lineage, style
+from klmap.geometry import Floats
+from klmap.scene import Scene
+
+MOST_LABELS = 60
+"""Above this many models points have no labels: they would hide what they name."""
+
+MOST_ARROWS = 150
+"""Above this many models fine-tunes have no arrows."""
+
+_METHODS = {
+    "pca": "principal components",
+    "tsne-euclidean": "t-SNE on √KL",
+    "tsne-sqeuclidean": "t-SNE on KL",
+}
+_COLUMNS = {
+    "base_model": "base model",
+    "bits_per_byte": "mean log-likelihood",
+    "created_at": "date of creation",
+}
+_SIDE = 2.55
+_TOP = 0.92
+_FOOT = 0.48
+
+
+def draw_map(scene: Scene) -> Figure:
+    """The map, coloured by ``scene.color_by``."""
+    named = _COLUMNS.get(scene.color_by, scene.color_by)
+    return _map(scene, "Map of language models", scene.color_by, f"coloured by {named}")
+
+
+def draw_loglik(scene: Scene) -> Figure:
+    """The map, coloured by mean log-likelihood in bits per byte."""
+    return _map(
+        scene,
+        "The map by mean log-likelihood",
+        "bits_per_byte",
+        "coloured by mean log-likelihood, in bits/byte",
+    )
+
+
+def _map(scene: Scene, title: str, column: str, colored: str) -> Figure:
+    method = scene.places[0].method
+    figure = style.new_figure(
+        11,
+        8,
+        title,
+        f"{scene.subject} · {_METHODS.get(method, method)}, {colored}",
+        _note(method),
+    )
+    axes = style.add_axes(figure, 0.3, _FOOT, _SIDE, _TOP)
+    style.plain(axes)
+    coloring = style.coloring(scene.models, column)
+    sizes = _marker_sizes(scene, coloring)
+    _frame(axes, scene.points)
+    runs = lineage.runs(scene.models)
+    pairs = lineage.parents(scene.models) if len(scene.models) <= MOST_ARROWS else []
+    _draw_runs(axes, scene, coloring, runs)
+    _draw_points(axes, scene, coloring, sizes)
+    _draw_arrows(axes, scene, sizes, pairs)
+    if len(scene.models) <= MOST_LABELS:
+        _draw_labels(axes, scene, sizes, runs, pairs)
+    if method == "pca" and len(scene.models) > 1:
+        _scale_bar(axes)
+    _legend(figure, coloring, bool(runs), bool(pairs))
+    return figure
+
+
+def _scale_bar(axes: Axes) -> None:
+    """The length of a round KL; under principal components squared length is bits/byte."""
+    left, right = axes.get_xlim()
+    longest = (0.2 * (right - left)) ** 2
+    decade = 10.0 ** math.floor(math.log10(longest))
+    kl = decade * max(step for step in (1, 2, 5) if step * decade <= longest)
+    share = math.sqrt(kl) / (right - left)
+    axes.plot(
+        [1 - share, 1], [-0.018, -0.018], color=style.INK, transform=axes.transAxes, clip_on=False
+    )
+    axes.text(
+        1 - share / 2,
+        -0.024,
+        f"KL {kl:g} bits/byte",
+        ha="center",
+        va="top",
+        size=8,
+        transform=axes.transAxes,
+    )
+
+
+def _note(method: str) -> str:
+    if method == "pca":
+        return (
+            "Near means alike in prediction. Two components leave the others out: no pair is "
+            "nearer than it looks, some are farther."
+        )
+    return (
+        "Near means alike in prediction. t-SNE keeps who is whose neighbour; the size of gaps "
+        "between groups, and directions, mean nothing."
+    )
+
+
+def _marker_sizes(scene: Scene, coloring: style.Coloring) -> Floats:
+    """(K,) areas in square points; checkpoints before the last are smaller."""
+    count = len(scene.models)
+    area = 95.0 if count <= MOST_LABELS else 45.0 if count <= 300 else 17.0
+    sizes = area * np.array([style.AREA.get(own.marker, 1.0) for own in coloring.categories])
+    for run in lineage.runs(scene.models):
+        sizes[list(run.rows[:-1])] *= 0.42
+    return sizes
+
+
+def _frame(axes: Axes, points: Floats) -> None:
+    """Equal scales on both axes, all points inside, with room for labels."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    box = axes.get_window_extent()
+    shape = np.array([box.width, box.height]) / box.height
+    reach = max(float(((high - low) / shape).max()), 1e-6) * 1.16
+    left, bottom = (low + high) / 2 - reach * shape / 2
+    axes.set_xlim(left, left + reach * shape[0])
+    axes.set_ylim(bottom, bottom + reach)
+
+
+def _draw_runs(
+    axes: Axes, scene: Scene, coloring: style.Coloring, runs: Sequence[lineage.Run]
+) -> None:
+    few = len(scene.models) <= MOST_ARROWS
+    for run in runs:
+        color = style.MUTED if coloring.bar else coloring.categories[run.rows[-1]].color
+        line = scene.points[list(run.rows)]
+        axes.plot(
+            line[:, 0],
+            line[:, 1],
+            color=color,
+            linewidth=1.6 if few else 0.7,
+            alpha=0.55,
+            zorder=1,
+            solid_joinstyle="round",
+        )
+
+
+def _draw_points(axes: Axes, scene: Scene, coloring: style.Coloring, sizes: Floats) -> None:
+    # The most frequent family first, so that it does not cover the rare ones.
+    for category in [*coloring.legend[-1:], *coloring.legend[:-1]]:
+        rows = [row for row, own in enumerate(coloring.categories) if own == category]
+        axes.scatter(
+            scene.points[rows, 0],
+            scene.points[rows, 1],
+            s=sizes[rows],
+            c=coloring.colors[rows],
+            marker=category.marker,
+            edgecolors="white",
+            linewidths=0.7 if len(scene.models) <= 300 else 0.25,
+            zorder=3,
+        )
+
+
+def _draw_arrows(axes: Axes, scene: Scene, sizes: Floats, pairs: Sequence[tuple[int, int]]) -> None:
+    for parent, child in pairs:
+        axes.add_patch(
+            FancyArrowPatch(
+                tuple(scene.points[parent]),
+                tuple(scene.points[child]),
+                connectionstyle="arc3,rad=0.12",
+                arrowstyle="-|>",
+                mutation_scale=9,
+                shrinkA=np.sqrt(sizes[parent]) / 2 + 1,
+                shrinkB=np.sqrt(sizes[child]) / 2 + 1,
+                linewidth=0.9,
+                color=style.INK,
+                alpha=0.6,
+                zorder=2,
+            )
+        )
+
+
+def _draw_labels(
+    axes: Axes,
+    scene: Scene,
+    sizes: Floats,
+    runs: Sequence[lineage.Run],
+    pairs: Sequence[tuple[int, int]],
+) -> None:
+    """Labels in points, laid out for the size of the figure."""
+    early = {row for run in runs for row in run.rows[:-1]}
+    names = lineage.short_names(scene.models)
+    texts = [
+        style.shorten(lineage.checkpoint_name(model) if row in early else names[row], 34)
+        for row, model in enumerate(scene.models)
+    ]
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    scale = 72 / figure.dpi
+    points = axes.transData.transform(scene.points) * scale
+    fonts = [6.3 if row in early else 8.0 for row in range(len(texts))]
+    extents = np.array([style.text_size(t, s) for t, s in zip(texts, fonts, strict=True)])
+    box = axes.get_window_extent()
+    segments = [points[list(run.rows)] for run in runs]
+    segments += [_arc(points[parent], points[child]) for parent, child in pairs]
+    placements = labels.arrange(
+        points,
+        np.sqrt(sizes) / 2 + 0.5,
+        extents,
+        (box.x0 * scale + 2, box.y0 * scale + 2, box.x1 * scale - 2, box.y1 * scale - 2),
+        labels.sample_segments(segments, 4.0),
+    )
+    leaders = []
+    for row, placement in enumerate(placements):
+        if placement is None:
+            continue
+        axes.annotate(
+            style.literal(texts[row]),
+            scene.points[row],
+            xytext=np.subtract(placement.center, points[row]),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            size=fonts[row],
+            color=style.MUTED if row in early else style.INK,
+            zorder=4,
+        )
+        if placement.gap > 8:
+            ends = np.array([points[row], placement.anchor]) / scale
+            leaders.append(axes.transData.inverted().transform(ends))
+    axes.add_collection(
+        LineCollection(leaders, colors=style.MUTED, linewidths=0.5, zorder=1.5), autolim=False
+    )
+
+
+def _arc(begin: Floats, end: Floats, bend: float = 0.12) -> Floats:
+    """Points along the curve that matplotlib's ``arc3`` draws, a quadratic Bézier."""
+    delta = end - begin
+    control = (begin + end) / 2 + bend * np.array([delta[1], -delta[0]])
+    share = np.linspace(0, 1, 12)[:, None]
+    curve = (1 - share) ** 2 * begin + 2 * share * (1 - share) * control + share**2 * end
+    return np.asarray(curve, np.float64)
+
+
+def _legend_arrow(*, width: float, height: float, **_: Any) -> FancyArrowPatch:
+    """A fine-tune's arrow, as large as a legend's entry."""
+    return FancyArrowPatch((0, height / 2), (width, height / 2), arrowstyle="-|>", mutation_scale=9)
+
+
+def _legend(figure: Figure, coloring: style.Coloring, has_runs: bool, has_pairs: bool) -> None:
+    width, height = figure.get_size_inches()
+    left, top = 1 - (_SIDE - 0.15) / width, 1 - _TOP / height
+    if coloring.bar is not None:
+        place = (left + 0.01, top - 3.3 / height, 0.16 / width, 3.2 / height)
+        bar_axes = figure.add_axes(place)
+        bar = figure.colorbar(coloring.bar, cax=bar_axes)
+        bar.outline.set_visible(False)
+        if coloring.ticks is not None:
+            coloring.ticks(bar.ax.yaxis)
+        bar.set_label(coloring.label, size=8)
+        bar.ax.tick_params(labelsize=8, length=2)
+        top -= 3.6 / height
+    lines: list[Line2D | Patch] = [*style.handles(coloring.legend, coloring.bar is not None)]
+    if has_runs:
+        label = "checkpoints, in order"
+        lines.append(Line2D([], [], color=style.MUTED, linewidth=1.6, alpha=0.7, label=label))
+    if has_pairs:
+        lines.append(Patch(color=style.INK, alpha=0.6, label="made from its parent"))
+    legend = figure.legend(
+        handles=lines,
+        loc="upper left",
+        bbox_to_anchor=(left, top + 0.008),
+        fontsize=8.5,
+        labelspacing=0.65,
+        handletextpad=0.6,
+        borderaxespad=0,
+        handler_map={Patch: HandlerPatch(patch_func=_legend_arrow)},
+        title="family" if coloring.bar is not None else coloring.label,
+    )
+    legend.set_alignment("left")
+    legend.get_title().set_fontsize(9)
+    legend.get_title().set_fontweight("bold")

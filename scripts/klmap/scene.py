@@ -1,0 +1,66 @@
+"""Everything that figures are made of, and the words that say of what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from klmap.collect import Model
+from klmap.errors import InputError
+from klmap.geometry import Floats
+from klmap.layout import Place
+from klmap.store import Distances
+from klmap.tree import Node
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that figures are made of.
+
+    Attributes:
+        models: rows of models.tsv.
+        places: in the order of ``models``.
+        distances: from kl.h5.
+        tree: from tree.nwk; None above the dense limit.
+        texts: the text set's name.
+        color_by: column of models.tsv that colours the map.
+        replicates: bootstrap samples behind the tree's support and the ellipses; 0 if unknown.
+    """
+
+    models: Sequence[Model]
+    places: Sequence[Place]
+    distances: Distances
+    tree: Node | None
+    texts: str
+    color_by: str = "family"
+    replicates: int = 0
+
+    @cached_property
+    def points(self) -> Floats:
+        """(K, 2) places on the plane."""
+        return np.array([(place.x, place.y) for place in self.places], np.float64)
+
+    @property
+    def rooted(self) -> Node:
+        """The tree.
+
+        Raises:
+            InputError: there is none.
+        """
+        if self.tree is None:
+            raise InputError(
+                "this figure needs the tree: give --tree, or draw map and loglik alone"
+            )
+        return self.tree
+
+    @property
+    def subject(self) -> str:
+        """How many models on which texts."""
+        count = len(self.models)
+        return (
+            f"{count:,} model{'s' if count != 1 else ''} · {self.distances.n_texts:,} texts of "
+            f"“{self.texts}”, {self.distances.mean_bytes:,.0f} bytes each on average"
+        )
