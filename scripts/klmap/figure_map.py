@@ -68,7 +68,7 @@ def _map(scene: Scene, title: str, column: str, colored: str) -> Figure:
     style.plain(axes)
     coloring = style.coloring(scene.models, column)
     sizes = _marker_sizes(scene, coloring)
-    _frame(axes, scene.points)
+    frame(axes, scene.points)
     runs = lineage.runs(scene.models)
     pairs = lineage.parents(scene.models) if len(scene.models) <= MOST_ARROWS else []
     _draw_runs(axes, scene, coloring, runs)
@@ -125,12 +125,12 @@ def _marker_sizes(scene: Scene, coloring: style.Coloring) -> Floats:
     return sizes
 
 
-def _frame(axes: Axes, points: Floats) -> None:
-    """Equal scales on both axes, all points inside, with room for labels."""
+def frame(axes: Axes, points: Floats, room: float = 1.16) -> None:
+    """Equal scales on both axes, all points inside, with room around them."""
     low, high = points.min(axis=0), points.max(axis=0)
     box = axes.get_window_extent()
     shape = np.array([box.width, box.height]) / box.height
-    reach = max(float(((high - low) / shape).max()), 1e-6) * 1.16
+    reach = max(float(((high - low) / shape).max()), 1e-6) * room
     left, bottom = (low + high) / 2 - reach * shape / 2
     axes.set_xlim(left, left + reach * shape[0])
     axes.set_ylim(bottom, bottom + reach)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from klmap import charts, style
 from klmap.errors import InputError
 from klmap.figure_map import draw_loglik, draw_map
+from klmap.figure_paper import draw_paper
 from klmap.figure_tree import draw_dendrogram
 from klmap.log import logger
 from klmap.scene import Scene
@@ -51,5 +52,6 @@ FIGURES: dict[str, Callable[[Scene], Figure]] = {
     "dendrogram": draw_dendrogram,
     "heatmap": draw_heatmap,
     "checkpoints": draw_checkpoints,
+    "paper": draw_paper,
 }
 """The figures by name."""

@@ -223,6 +223,13 @@ def _continuous(
     return Coloring(colors, each, legend, bar, label, ticks)
 
 
+def blank(width: float, height: float, dpi: int = 200) -> Figure:
+    """An empty figure of so many inches."""
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def new_figure(width: float, height: float, title: str, subtitle: str, note: str = "") -> Figure:
     """An empty figure with its headings.
 
@@ -233,8 +240,7 @@ def new_figure(width: float, height: float, title: str, subtitle: str, note: str
         subtitle: of how many models and texts, in which unit.
         note: how to read it, at the foot.
     """
-    figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(width, height)
     left = 0.3 / width
     figure.text(left, 1 - 0.28 / height, title, size=15, weight="bold", va="top", parse_math=False)
     figure.text(
