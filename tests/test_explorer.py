@@ -1,149 +1,211 @@
+"""The page as a file: what its policy allows, what it carries, that it is the same every time."""
+
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from klmap import explorer, figures, layout, neighbors, store, tree
-from klmap.collect import Collection
-from klmap.errors import InputError
-from tests.mapfiles import Folder, zoo
+from klmap import explorer, explorer_plot, style
+from tests.pagefiles import HOSTILE, MapFiles, write_map
 
 ROOT = Path(__file__).resolve().parents[1]
-SVG = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0"/></svg>\n'
-MANIFEST = {"n": 240, "mean_bytes": 640.5, "domains": {"code": 80, "prose": 160}}
-HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
-
-
-@pytest.fixture(scope="module")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    return zoo(tmp_path_factory.mktemp("explorer") / "demo").collect()
-
-
-def page(collection: Collection, svg: str = SVG, texts: str = "demo") -> str:
-    distances, nearest = neighbors.measure(collection.matrix, 10, 5000)
-    rows = neighbors.table(nearest, collection.models, distances.neighbor_below_noise)
-    places = [layout.Place(m.model, 0.0, 0.0, "pca") for m in collection.models]
-    return explorer.page(collection.models, places, rows, svg, MANIFEST, texts)
 
 
 class Tags(HTMLParser):
-    """All tags with their attributes."""
+    """All tags with their attributes, and the text inside each script."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, html: str) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self._inside = False
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+        self._inside = tag == "script"
+        if self._inside:
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            attributes, before = self.scripts[-1]
+            self.scripts[-1] = (attributes, before + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = self._inside and tag != "script"
 
 
-def test_page_shows_every_model_and_its_neighbours(collection: Collection) -> None:
-    html = page(collection)
-    rows = [attrs for tag, attrs in Tags(html).found if tag == "tr" and "data-search" in attrs]
-    assert len(rows) == len(collection.models)
-    for model in collection.models:
-        assert f'<td class="name" data-value="{model.model}">' in html
-        assert f"{model.bits_per_byte:.3f}" in html
-    assert html.count('class="near"') == 3 * len(collection.models)
-    assert "240 texts" in re.sub(r"\s+", " ", html)
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> MapFiles:
+    return write_map(tmp_path_factory.mktemp("page"), 12)
 
 
-def test_page_needs_no_network(collection: Collection) -> None:
-    for tag, attrs in Tags(page(collection)).found:
-        assert tag not in ("link", "iframe", "img", "object", "embed", "base")
-        for name in ("src", "href", "action"):
-            assert not (attrs.get(name) or "").startswith(("http", "//")), (tag, attrs)
+@pytest.fixture(scope="module")
+def html(files: MapFiles) -> str:
+    return explorer.page(files.payload())
 
 
-def test_the_policy_allows_exactly_the_page_s_own_script(collection: Collection) -> None:
-    html = page(collection)
-    policy = next(
+def data_of(html: str) -> Any:
+    return next(json.loads(text) for attrs, text in Tags(html).scripts if attrs.get("id") == "data")
+
+
+def policy_of(html: str) -> str:
+    return next(
         attrs["content"] or ""
         for tag, attrs in Tags(html).found
         if attrs.get("http-equiv") == "Content-Security-Policy"
     )
-    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
-    assert len(scripts) == 1
-    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in policy
-    assert "default-src 'none'" in policy
 
 
-def test_hostile_names_are_text(collection: Collection) -> None:
-    models = [
-        replace(m, model=f"{HOSTILE}{i}", family=HOSTILE, license=HOSTILE, base_model=(HOSTILE,))
-        for i, m in enumerate(collection.models)
-    ]
-    hostile = Collection(collection.matrix, models, [])
-    html = page(hostile, texts=HOSTILE)
-    tags = Tags(html).found
-    assert not any(tag == "img" for tag, _ in tags)
-    assert sum(tag == "script" for tag, _ in tags) == 1
-    assert not any(name.startswith("on") for _, attrs in tags for name in attrs)
+def test_the_policy_allows_exactly_the_page_s_own_scripts(html: str) -> None:
+    executed = [text for attrs, text in Tags(html).scripts if "type" not in attrs]
+    digests = {base64.b64encode(hashlib.sha256(t.encode()).digest()).decode() for t in executed}
+    assert len(executed) == 2
+    policy = dict(part.strip().split(" ", 1) for part in policy_of(html).split(";"))
+    assert set(policy.pop("script-src").split()) == {f"'sha256-{digest}'" for digest in digests}
+    assert policy == {
+        "default-src": "'none'",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
 
 
-def test_what_is_no_kl_is_marked(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "demo")
-    folder.add("org--a", folder.values(10))
-    folder.add("org--b", folder.values(300))
-    html = page(folder.collect(threshold=-1e9))
-    assert html.count("beyond range") == 2
+def test_the_page_needs_no_network(html: str) -> None:
+    for tag, attrs in Tags(html).found:
+        assert tag not in ("link", "iframe", "img", "object", "embed", "base")
+        assert not {"src", "href", "action"} & set(attrs), (tag, attrs)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+def test_own_scripts_never_take_text_for_markup() -> None:
+    script = explorer.own_script()
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+    ):
+        assert way not in script
+
+
+def test_every_file_of_the_script_is_joined_and_short() -> None:
+    folder = Path(explorer.__file__).parent / "page"
+    found = {path.stem: len(path.read_text().splitlines()) for path in folder.glob("*.js")}
+    assert sorted(found) == sorted(explorer.SCRIPTS)
+    assert max(found.values()) <= 300
+
+
+def test_names_and_numbers_are_carried_as_data(files: MapFiles, html: str) -> None:
+    data = data_of(html)
+    assert data["models"] == [model.model for model in files.models]
+    assert "Map of 12 language models" in html
+    assert "200 texts" in html
+
+
+def test_hostile_names_stay_in_the_data(tmp_path: Path) -> None:
+    plain = Tags(explorer.page(write_map(tmp_path / "plain", 12, n_domains=3).payload()))
+    files = write_map(tmp_path / "hostile", 12, n_domains=3, hostile=True)
+    html = explorer.page(files.payload())
+    tags = Tags(html)
+    assert [tag for tag, _ in tags.found] == [tag for tag, _ in plain.found]
+    assert data_of(html)["models"] == [model.model for model in files.models]
+    assert data_of(html)["texts"]["name"] == HOSTILE[0]
+    for name in HOSTILE[:4]:
+        assert name not in html
+
+
+def test_the_same_input_gives_the_same_bytes(files: MapFiles, html: str) -> None:
+    assert explorer.page(files.payload()) == html
+
+
+def test_the_figure_carries_no_code_and_no_data() -> None:
+    document = explorer_plot.document(10)
+    assert document == explorer_plot.document(10)
+    text = json.dumps(document)
+    assert "CustomJS" not in text
+    assert '"output_backend": "webgl"' not in text
+    layers = re.findall(r'"name": "(\w+)-source"', text)
+    assert layers == [
+        "ellipses", "runs", "lineage", "heads", "links", "points", "lit", "rings", "regions",
+        "names",
+    ]  # fmt: skip
+
+
+def test_colours_are_those_of_the_figures() -> None:
+    look = explorer.look(10)
+    assert look["published"] == style.PUBLISHED
+    assert tuple(look["extended"]) == style.EXTENDED
+    assert look["most"] == style.MOST_COLORS
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_models(tmp_path: Path, count: int) -> None:
-    folder = Folder(tmp_path / "demo")
-    for i in range(count):
-        folder.add(f"org--m{i}")
-    assert f"Map of {count} language model" in page(folder.collect())
+    html = explorer.page(write_map(tmp_path, count).payload())
+    assert f"Map of {count} language model{'s' if count > 1 else ''} on demo" in html
+    assert len(data_of(html)["models"]) == count
 
 
-def test_a_file_that_is_no_figure_is_refused(collection: Collection) -> None:
-    with pytest.raises(InputError, match="no <svg> figure"):
-        page(collection, svg="")
+def test_the_page_says_how_far_to_trust_it() -> None:
+    quality = {"neighbors": 10, "preserved": 0.61, "trustworthiness": 0.97, "sampled": 60}
+    stable = {"kept": 57, "new": 3, "gone": 1, "median": 0.004, "p95": 0.02, "largest": 0.1}
+    tiles = explorer.tiles({"quality": quality, "stable": stable})
+    assert [tile["value"] for tile in tiles] == ["61 %", "0.970", "0.4 %", "3"]
+    assert explorer.tiles({"quality": None, "stable": None}) == []
 
 
-def test_all_scripts_in_a_row(tmp_path: Path) -> None:
-    """The commands as the workflow calls them, from score files to the page."""
-    folder = zoo(tmp_path / "demo")
-    folder.write_index()
-    out = folder.root
-    commands = [
-        f"matrix.py --index {folder.index} --scores {folder.scores} --cards {folder.cards} "
-        f"--texts {folder.texts} --manifest {folder.manifest} --on-failure stop "
-        f"--matrix {out}/matrix.h5 --models {out}/models.tsv --failures {out}/failures.tsv",
-        f"kl.py --matrix {out}/matrix.h5 --models {out}/models.tsv --neighbors 10 "
-        f"--dense-limit 5000 --kl {out}/kl.h5 --neighbors-table {out}/neighbors.tsv",
-        f"layout.py --matrix {out}/matrix.h5 --models {out}/models.tsv --method tsne "
-        f"--metric euclidean --perplexity 30 --iterations 250 --seed 42 --layout {out}/layout.tsv",
-        f"tree.py --kl {out}/kl.h5 --matrix {out}/matrix.h5 --bootstrap 5 --tree {out}/tree.nwk",
-        f"figures.py --models {out}/models.tsv --layout {out}/layout.tsv --kl {out}/kl.h5 "
-        f"--tree {out}/tree.nwk --color-by family --figures {out}/figures map checkpoints",
-        f"explorer.py --models {out}/models.tsv --layout {out}/layout.tsv "
-        f"--neighbors-table {out}/neighbors.tsv --figure {out}/figures/map.svg "
-        f"--manifest {folder.manifest} --page {out}/map.html",
-    ]
-    for command in commands:
-        script, *arguments = command.split()
-        done = subprocess.run(
-            [sys.executable, ROOT / "scripts" / script, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+def test_an_empty_place_for_ellipses_is_none(tmp_path: Path) -> None:
+    """As the workflow calls the command where no ellipses were asked for, and where they were."""
+    files = write_map(tmp_path / "demo", 6)
+    for given in ([], ["ellipses.tsv"]):
+        page = tmp_path / f"{len(given)}.html"
+        run(files, page, "--ellipses", *[files.path(name) for name in given])
+        assert (data_of(page.read_text())["ellipses"] is None) == (not given)
+        assert "of “demo”" in page.read_text()
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    files = write_map(tmp_path / "demo", 6)
+    files.path("layout.json").unlink()
+    done = run(files, tmp_path / "map.html", check=False)
+    assert done.returncode == 1
+    assert "layout.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "map.html").exists()
+
+
+def test_the_name_of_the_texts_can_be_given(tmp_path: Path) -> None:
+    files = write_map(tmp_path / "demo", 6)
+    run(files, tmp_path / "map.html", "--texts", "others")
+    assert "of “others”" in (tmp_path / "map.html").read_text()
+    shutil.rmtree(files.folder)
+
+
+def run(files: MapFiles, page: Path, *more: Any, check: bool = True) -> Any:
+    names = {
+        "--models": "models.tsv", "--layout": "layout.tsv", "--layout-report": "layout.json",
+        "--neighbors-table": "neighbors.tsv", "--kl": "kl.h5", "--matrix": "matrix.h5",
+        "--manifest": "texts.json",
+    }  # fmt: skip
+    arguments = [part for name, file in names.items() for part in (name, files.path(file))]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/explorer.py", *arguments, *more, "--page", page],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if check:
         assert done.returncode == 0, done.stderr
         assert done.stdout == ""
-    assert "of “demo”" in (out / "map.html").read_text().replace("\n", " ")
-    leaves = tree.read_tree(out / "tree.nwk").leaves()
-    assert sorted(leaves) == store.read_matrix(out / "matrix.h5").model
-    assert {path.stem for path in (out / "figures").iterdir()} == {"map", "checkpoints"}
-    assert set(figures.FIGURES) >= {"map", "checkpoints"}
+    return done

@@ -1,92 +1,162 @@
-"""The map as one page for a browser: the figure, and a table of models to sort and search.
+"""The map as one page for a browser: assembled from the payload, the figure and the page's files.
 
-The page needs no network and runs no script but its own: its security policy names that script
-by hash, and everything that comes from models is escaped.
+The page needs no network. Its policy lets two scripts run, BokehJS and the page's own, named by
+their hashes; everything that comes from models stands in a data block that no browser executes,
+and reaches the document as text alone.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import bokeh
 import jinja2
 from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
-from klmap import style
-from klmap.collect import Model
+from klmap import explorer_data, explorer_plot, style
 from klmap.errors import InputError
 from klmap.files import write_text
-from klmap.layout import Place
-from klmap.neighbors import BELOW_NOISE, BEYOND, Neighbor
 
-_SVG = re.compile(r"<svg\b.*</svg>", re.DOTALL)
-_SHOWN_NEIGHBORS = 3
+SCRIPTS = (
+    "core", "models", "distances", "state", "colors", "plot", "layers", "names", "panel", "legend",
+    "export", "search", "table", "address", "controls", "main",
+)  # fmt: skip
+"""The page's own files in the order in which they are joined to one script."""
+
+_FOLDER = Path(__file__).parent / "page"
+_BOKEH = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
+_RAMP_COLORS = 128
 
 
-def page(
-    models: Sequence[Model],
-    places: Sequence[Place],
-    neighbors: Sequence[Neighbor],
-    svg: str,
-    manifest: Mapping[str, Any],
-    texts: str,
-) -> str:
-    """The whole page as HTML.
+def page(payload: Mapping[str, Any]) -> str:
+    """The whole page as HTML; the same payload gives the same bytes.
 
     Args:
-        models: rows of models.tsv.
-        places: in the order of ``models``.
-        neighbors: rows of neighbors.tsv.
-        svg: the map, as klmap's figures write it.
-        manifest: texts.json.
-        texts: the text set's name.
+        payload: what :func:`klmap.explorer_data.payload` returns.
 
     Raises:
-        InputError: ``svg`` holds no figure.
+        InputError: a script would end its own element, so that no page can hold it.
     """
-    figure = _SVG.search(svg)
-    if figure is None:
-        raise InputError("map.svg: holds no <svg> figure; remove it and run again")
+    scripts = [_BOKEH.read_text(encoding="utf-8"), own_script()]
+    for script in scripts:
+        if "</script" in script.lower() or "<!--" in script or "\r" in script:
+            raise InputError(
+                f"bokeh {bokeh.__version__}: its script cannot stand in a page; install the "
+                "pinned version of envs/requirements.txt"
+            )
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = (Path(__file__).parent / "explorer.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    each, _ = style.categories([model.family for model in models])
-    near: dict[str, list[Neighbor]] = defaultdict(list)
-    for row in sorted(neighbors, key=lambda row: row.rank):
-        near[row.model].append(row)
-    domains = manifest.get("domains") or {}
-    return environment.get_template("explorer.html.j2").render(
-        rows=[
-            {
-                "model": model,
-                "color": category.color,
-                "size": "" if model.parameters is None else style.short_number(model.parameters),
-                "near": near[model.model][:_SHOWN_NEIGHBORS],
-            }
-            for model, category in zip(models, each, strict=True)
-        ],
-        texts=texts,
-        n_texts=int(manifest.get("n", 0)),
-        mean_bytes=float(manifest.get("mean_bytes", 0)),
-        domains=list(domains),
-        method=places[0].method,
-        figure=Markup(figure[0]),
-        script=Markup(script),
-        digest=digest,
-        beyond=BEYOND,
-        below_noise=BELOW_NOISE,
+    texts, layout = payload["texts"], payload["layout"]
+    return environment.get_template("template.html.j2").render(
+        models=len(payload["models"]),
+        count=f"{len(payload['models']):,}",
+        texts=texts["name"],
+        n_texts=f"{texts['n']:,}",
+        domains=len(texts["domains"]),
+        method=layout["label"],
+        projected=layout.get("method") == "pca",
+        tiles=tiles(layout),
+        sentences=sentences(layout),
+        beyond=f"{payload['beyond']:g}",
+        style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        digests=[_digest(script) for script in scripts],
+        data=Markup(explorer_data.to_json(payload)),
+        look=Markup(explorer_data.to_json(look(len(payload["models"])))),
     )
+
+
+def own_script() -> str:
+    """The page's own files as one script, in a scope of its own."""
+    parts = [(_FOLDER / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();"
+
+
+def look(models: int) -> dict[str, Any]:
+    """Colours, markers and the empty figure: what the page's script needs beside the payload.
+
+    Args:
+        models: how many models the map shows.
+    """
+    viridis = colormaps["viridis"]
+    return {
+        "published": style.PUBLISHED,
+        "extended": style.EXTENDED,
+        "most": style.MOST_COLORS,
+        "markers": explorer_plot.MARKERS,
+        "ramp": [to_hex(viridis(at / (_RAMP_COLORS - 1))) for at in range(_RAMP_COLORS)],
+        "document": explorer_plot.document(models),
+    }
+
+
+def tiles(layout: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The numbers that say how far the picture can be trusted, each with its explanation.
+
+    Args:
+        layout: what layout.json holds.
+    """
+    found = []
+    quality, stable = layout.get("quality"), layout.get("stable")
+    if quality:
+        k = quality["neighbors"]
+        if quality.get("preserved") is not None:
+            found.append(
+                {
+                    "name": f"of the {k} nearest kept" if k != 1 else "nearest kept",
+                    "value": f"{100 * quality['preserved']:.0f} %",
+                    "help": f"Share of each model's {k} nearest models by KL that are among its "
+                    f"{k} nearest on the map. 100 % would be a map without loss.",
+                }
+            )
+        if quality.get("trustworthiness") is not None:
+            found.append(
+                {
+                    "name": "trustworthiness",
+                    "value": f"{quality['trustworthiness']:.3f}",
+                    "help": "1 where no model that is far by KL was put among the nearest on the "
+                    "map; each that was counts by how far it is (Venna and Kaski 2001).",
+                }
+            )
+    if stable:
+        found.append(
+            {
+                "name": "old models moved by",
+                "value": f"{100 * stable['median']:.1f} %",
+                "help": f"Median way of the {stable['kept']:,} models that an earlier map showed, "
+                f"in shares of the map's width; 95 of 100 moved by less than "
+                f"{100 * stable['p95']:.1f} %.",
+            }
+        )
+        found.append(
+            {
+                "name": "new on this map",
+                "value": f"{stable['new']:,}",
+                "help": f"Models that the earlier map did not show; {stable['gone']:,} of its "
+                "models are not here any more.",
+            }
+        )
+    return found
+
+
+def sentences(layout: Mapping[str, Any]) -> list[str]:
+    """How the models were placed, in words."""
+    reason = str(layout.get("reason") or "")
+    return [f"Placed by {layout['label']}" + (f"; a fresh layout, {reason}." if reason else ".")]
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def write_page(path: Path, html: str) -> None:

@@ -1,0 +1,88 @@
+// What the colours mean, and what else is shown: categories that toggle, a scale, switches.
+
+const GROUPS = [["category", "Categories"], ["number", "Numbers"], ["date", "Dates"]];
+
+function fillColorMenu() {
+  const menu = find("#color");
+  const groups = GROUPS.map(([kind, label]) => {
+    const own = [...columns.values()].filter((column) => column.kind === kind);
+    return make("optgroup", { label }, ...own.map(({ name, label: text }) => make("option", { value: name, text })));
+  });
+  if (knowsAll() && K > 2) {
+    groups.push(make("optgroup", { label: "Distance" },
+      make("option", { value: FROM_SELECTED, text: "KL from the selected model" })));
+  }
+  menu.replaceChildren(...groups.filter((group) => group.children.length));
+  menu.addEventListener("change", () => colorBy(menu.value));
+}
+
+function entryButton({ name, label, color, marker: shape, count: number }) {
+  const on = !state.hidden.has(name);
+  return make("li", {}, make("button", {
+    type: "button", class: "entry", "aria-pressed": String(on), "data-name": name,
+    title: `${on ? "Hide" : "Show"} ${label}`, onclick: () => toggleCategory(name),
+  }, marker(shape, onPage(color)), make("span", { class: "label", text: label }), make("span", { class: "count", text: count(number) })));
+}
+
+function colorBar() {
+  const { scale } = coloring;
+  const stops = Array.from({ length: 13 }, (_, at) => ramp(at / 12));
+  const bar = make("div", { class: "ramp" });
+  bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  const marks = ticks(scale).map(([place, text]) => {
+    const mark = make("span", { text });
+    const share = Math.max(0, Math.min(1, scale.along(place)));
+    mark.style.left = `${100 * share}%`;
+    mark.style.transform = `translateX(${-100 * (share < 0.12 ? 0 : share > 0.88 ? 1 : 0.5)}%)`;
+    return mark;
+  });
+  const notes = [
+    state.color === FROM_SELECTED ? "bits/byte" : "",
+    scale.log ? "log scale" : "",
+    scale.unknown ? `${count(scale.unknown)} unknown (grey)` : "",
+  ].filter(Boolean);
+  const help = scale.cut ? "The outermost 2 % on either side share the colours of the ends." : null;
+  return make("div", { class: "scale", "data-help": help }, bar, make("div", { class: "ticks" }, ...marks),
+    notes.length ? make("p", { class: "soft", text: notes.join(" · ") }) : null);
+}
+
+function drawLegend() {
+  const box = find("#entries");
+  const focused = document.activeElement?.dataset?.name;
+  find("#color").value = state.color;
+  const label = columns.get(state.color)?.label ?? "KL from the selected model";
+  find("#color-name").textContent = label;
+  if (coloring.entries) {
+    box.replaceChildren(make("ul", {}, ...coloring.entries.map(entryButton)),
+      state.hidden.size ? make("button", { type: "button", class: "link", text: "Show all", onclick: () => { state.hidden.clear(); tell("hidden"); } }) : "");
+  } else if (coloring.scale) {
+    const needs = state.color === FROM_SELECTED && !state.selected.length;
+    box.replaceChildren(needs ? make("p", { class: "soft", text: "Select a model to see how far all others are from it." }) : colorBar());
+  } else {
+    box.replaceChildren();
+  }
+  for (const button of box.querySelectorAll("button")) if (focused !== undefined && button.dataset.name === focused) button.focus();
+}
+
+const SWITCHES = [
+  ["lineage", "Lineage", () => payload.parents.length > 0, "Arrows lead from a base model to what was made from it, as model cards say."],
+  ["runs", "Training runs", () => payload.runs.length > 0, "Lines join checkpoints of one training run in their order."],
+  ["ellipses", "95 % ellipses", () => Boolean(payload.ellipses), "Where 95 of 100 samples of texts of the same kind would have put the model, the others kept in place."],
+  ["names", "Names", () => true, "Names of categories from afar, of models when near."],
+];
+
+function drawSwitches() {
+  find("#switches").replaceChildren(...SWITCHES.filter(([, , there]) => there()).map(([name, label, , help]) => {
+    const box = make("input", { type: "checkbox", role: "switch", "data-switch": name, onchange: () => switchOn(name, box.checked) });
+    box.checked = state.show[name];
+    return make("label", { class: "switch", "data-help": help }, box, make("span", { text: label }));
+  }));
+}
+
+listen("color hidden theme", drawLegend);
+listen("select", () => {
+  if (state.color === FROM_SELECTED) drawLegend();
+});
+listen("show", () => {
+  for (const box of document.querySelectorAll("[data-switch]")) box.checked = state.show[box.dataset.switch];
+});
