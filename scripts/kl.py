@@ -22,9 +22,9 @@ def main() -> None:
         "--neighbors-table", type=Path, required=True, help="neighbors.tsv to write"
     )
     args = parser.parse_args()
-    matrix = store.read_matrix(args.matrix)
-    models = collect.read_models(args.models, matrix.model)
-    distances, nearest = neighbors.measure(matrix, args.neighbors, args.dense_limit)
+    with store.open_matrix(args.matrix) as matrix:
+        models = collect.read_models(args.models, matrix.model)
+        distances, nearest = neighbors.measure(matrix, args.neighbors, args.dense_limit)
     store.write_distances(args.kl, distances)
     rows = neighbors.table(nearest, models, distances.neighbor_below_noise)
     neighbors.write_neighbors(args.neighbors_table, rows)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, log, store
+from klmap import collect, log
 
 
 def main() -> None:
-    """Read the arguments, collect, write the three files."""
+    """Read the arguments, join the scores, write the tables beside the matrix."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--index", type=Path, required=True, help="table of the models to join")
     parser.add_argument("--scores", type=Path, required=True, help="folder of the score files")
@@ -32,10 +32,10 @@ def main() -> None:
         args.cards,
         args.texts,
         args.manifest,
+        args.matrix,
         skip_failures=args.on_failure == "skip",
         threshold=args.clip_threshold,
     )
-    store.write_matrix(args.matrix, collection.matrix)
     collect.write_models(args.models, collection.models)
     collect.write_failures(args.failures, collection.failures)
 

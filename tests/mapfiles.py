@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from klmap import collect, files, store_score
+from klmap import collect, files, store, store_score
 from klmap.collect import Model
 from klmap.geometry import Floats
 
@@ -148,11 +148,22 @@ class Folder:
             ],
         )
 
-    def collect(self, **kwargs: Any) -> collect.Collection:
+    def collect(self, **kwargs: Any) -> Collected:
         self.write_index()
-        return collect.collect(
-            self.index, self.scores, self.cards, self.texts, self.manifest, **kwargs
+        path = self.root / "collected.h5"
+        found = collect.collect(
+            self.index, self.scores, self.cards, self.texts, self.manifest, path, **kwargs
         )
+        return Collected(store.read_matrix(path), found.models, found.failures)
+
+
+@dataclass
+class Collected:
+    """What is written of a folder's scores, as far as it fits in memory."""
+
+    matrix: store.Matrix
+    models: list[Model]
+    failures: list[collect.Failure]
 
 
 def zoo(root: Path, n_texts: int = 240) -> Folder:

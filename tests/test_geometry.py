@@ -148,20 +148,6 @@ def test_double_centring_leaves_its_input_alone() -> None:
     assert np.array_equal(loglik, copy)
 
 
-@pytest.mark.parametrize("rows", [3, 7, 512])
-def test_neighbours_by_blocks_are_the_dense_ones(rows: int) -> None:
-    loglik = vectors(23)
-    loglik[5] = loglik[4] + 1e-6
-    loglik[9] = loglik[8]
-    q = coordinates(loglik)
-    kl, se = geometry.pairwise_kl(q, BYTES)
-    dense = geometry.nearest(kl, se, 6)
-    blocks = geometry.nearest_by_blocks(q, BYTES, 6, rows=rows)
-    assert np.array_equal(dense.index, blocks.index)
-    np.testing.assert_allclose(dense.kl, blocks.kl, rtol=1e-9)
-    np.testing.assert_allclose(dense.se, blocks.se, rtol=1e-4, atol=1e-12)
-
-
 def test_neighbours_are_sorted_and_never_the_model_itself() -> None:
     loglik = vectors(9)
     loglik[2] = loglik[7]
@@ -177,8 +163,7 @@ def test_one_and_two_models(models: int) -> None:
     q = coordinates(vectors(models))
     kl, se = geometry.pairwise_kl(q, BYTES)
     assert kl.shape == (models, models)
-    for found in (geometry.nearest(kl, se, 10), geometry.nearest_by_blocks(q, BYTES, 10)):
-        assert found.index.shape == (models, models - 1)
+    assert geometry.nearest(kl, se, 10).index.shape == (models, models - 1)
     assert geometry.principal_components(q).shape[0] == models
 
 

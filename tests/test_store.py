@@ -46,6 +46,7 @@ def distances() -> store.Distances:
         ["a", "b"], np.array([[1], [0]], np.int32), np.ones((2, 1)), np.ones((2, 2)),
         np.ones((2, 2), np.float32), "f" * 64, 3, 2.0, np.array([0.5, 1e-9]),
         np.array([[True], [False]]), np.array([[False, True], [True, False]]),
+        np.array([[1], [-1]], np.float32), np.array([0, 0.5], np.float32), np.ones(1), 1.25, 0.5, 2,
     )  # fmt: skip
 
 
@@ -224,6 +225,86 @@ def test_files_without_noise_are_read_as_unknown_and_unmarked(tmp_path: Path) ->
         assert (marks.shape, marks.dtype, marks.any()) == (shape, np.bool_, False)
 
 
+def test_distances_without_components_are_read_and_written(tmp_path: Path) -> None:
+    """What klmap wrote before it kept them."""
+    path = tmp_path / "k.h5"
+    store.write_distances(path, distances())
+    replace_dataset(path, "pca", None)
+    with h5py.File(path, "a") as file:
+        for name in ("total_variance", "recall", "recall_sample"):
+            del file.attrs[name]
+    old = store.read_distances(path)
+    names = ("pca_points", "pca_residual", "pca_variance", "total_variance", "recall")
+    assert [getattr(old, name) for name in (*names, "recall_sample")] == [None] * 6
+    store.write_distances(path, old)
+    assert store.read_distances(path).pca_points is None
+
+
+@pytest.mark.parametrize("name", ["pca/points", "pca/residual"])
+def test_components_of_other_models_are_refused(tmp_path: Path, name: str) -> None:
+    store.write_distances(tmp_path / "k.h5", distances())
+    replace_dataset(tmp_path / "k.h5", name, np.zeros((3, 3), np.float32))
+    with pytest.raises(InputError, match=rf"k\.h5: {name} is \(3, "):
+        store.read_distances(tmp_path / "k.h5")
+
+
+def larger(models: int = 700, texts: int = 90) -> store.Matrix:
+    rng = np.random.default_rng(0)
+    return store.Matrix(
+        rng.normal(size=(models, texts)), rng.normal(size=(models, texts)).astype(np.float32),
+        [f"m{row:04d}" for row in range(models)], ["x"] * texts, np.ones(texts, np.int32),
+        0.02, -9.5, 2.0, "f" * 64, rng.normal(size=models),
+    )  # fmt: skip
+
+
+def test_a_matrix_is_read_by_ranges_of_rows(tmp_path: Path) -> None:
+    made = larger()
+    store.write_matrix(tmp_path / "m.h5", made)
+    with store.open_matrix(tmp_path / "m.h5") as file:
+        assert (file.model, file.domain) == (made.model, made.domain)
+        assert (file.clip_threshold, file.mean_bytes, file.clip_quantile) == (-9.5, 2.0, 0.02)
+        assert np.array_equal(file.noise, made.noise)
+        for begin, end in ((0, 1), (3, 400), (699, 700), (650, 10_000), (0, 700)):
+            assert np.array_equal(file.loglik(begin, end), made.loglik[begin:end])
+            assert np.array_equal(file.coordinates(begin, end), made.coordinates[begin:end])
+        assert file.loglik(0, 2).dtype == np.float64
+        assert file.coordinates(0, 2).dtype == np.float32
+
+
+def test_parts_that_are_written_give_the_file_that_the_whole_gives(tmp_path: Path) -> None:
+    made = larger()
+    store.write_matrix(tmp_path / "a.h5", made)
+    with store.create_matrix(tmp_path / "b.h5", 700, 90) as file:
+        for begin in range(0, 700, 33):
+            file.write_loglik(begin, made.loglik[begin : begin + 33])
+        assert np.array_equal(file.loglik(31, 35), made.loglik[31:35])
+        for begin in range(0, 700, 50):
+            file.write_coordinates(begin, made.coordinates[begin : begin + 50])
+        file.describe(**vars(made))
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), OSError("mine"), KeyboardInterrupt()])
+def test_errors_of_those_who_use_a_matrix_are_their_own(
+    tmp_path: Path, error: BaseException
+) -> None:
+    """They are no fault of the file, and leave nothing behind."""
+    store.write_matrix(tmp_path / "m.h5", matrix())
+    with pytest.raises(type(error)) as caught, store.open_matrix(tmp_path / "m.h5"):
+        raise error
+    assert caught.value is error
+
+    def write() -> None:
+        with store.create_matrix(tmp_path / "n.h5", 2, 3) as file:
+            file.write_loglik(0, np.zeros((2, 3)))
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write()
+    assert caught.value is error
+    assert [item.name for item in tmp_path.iterdir()] == ["m.h5"]
+
+
 def test_noise_of_another_shape_is_refused(tmp_path: Path) -> None:
     store.write_matrix(tmp_path / "m.h5", matrix())
     replace_dataset(tmp_path / "m.h5", "noise", np.zeros(3))
@@ -270,6 +351,37 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, limit: i
     assert str(path) in done.stdout
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["x.h5"]
+
+
+@pytest.mark.parametrize("limit", [3_000, 400_000, 700_000])
+def test_full_disk_while_a_matrix_is_written_by_rows(tmp_path: Path, limit: int) -> None:
+    """Whether it fills up at the first rows, at the coordinates or at the end."""
+    path = tmp_path / "m.h5"
+    code = f"""
+        import resource, signal, sys
+        from pathlib import Path
+        from klmap import store
+        from tests.test_store import larger
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        try:
+            store.write_matrix(Path({str(path)!r}), larger())
+        except OSError as error:
+            print(error)
+        else:
+            sys.exit("the disk was not full")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env={"PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is the disk full?" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_while_writing_leaves_no_file_under_the_name(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 
 from klmap import geometry
+from klmap.blocks import ranges
+from klmap.centring import LowQuantile, write_coordinates
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json, read_tsv, write_tsv
-from klmap.log import logger
-from klmap.store import Matrix
-from klmap.store_score import Score, read_score
-from klmap.texts import Text, read_texts
+from klmap.log import Progress, logger
+from klmap.store import create_matrix
+from klmap.store_score import Score, read_score, read_status
+from klmap.texts import read_texts
 
 INDEX_COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
 FAILURE_COLUMNS = ("model", "id", "revision", "reason")
 
+_ATTRIBUTES = ("dtype", "prefix", "overlength", "noise_nats")
 _STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)")
 
@@ -91,9 +94,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Collection:
-    """All score files of one text set, joined; every list is sorted by the models' names."""
+    """What is known of the models of one text set; both lists are sorted by their names."""
 
-    matrix: Matrix
     models: list[Model]
     failures: list[Failure]
 
@@ -130,10 +132,11 @@ def collect(
     cards: Path,
     texts: Path,
     manifest: Path,
+    matrix: Path,
     skip_failures: bool = False,
     threshold: float | None = None,
 ) -> Collection:
-    """Join the score files that the index names into one matrix.
+    """Join the score files that the index names into one matrix, without holding it in memory.
 
     Args:
         index: table with one row per configured model, columns ``INDEX_COLUMNS``.
@@ -141,60 +144,111 @@ def collect(
         cards: folder of ``<source>/card.json``.
         texts: texts.jsonl.
         manifest: texts.json of the same texts.
+        matrix: matrix.h5 to write; it is there only when everything has gone well.
         skip_failures: leave failed models out instead of refusing to draw a map without them.
         threshold: clip threshold in nats of an existing map; by default the 2 % quantile of the
             values collected here (Oyama et al. 2025, section 3).
 
+    Returns:
+        The models of the matrix, in the order of its rows, and those that failed.
+
     Raises:
         InputError: a file is missing, broken, of another text set or of another model.
         PermanentFailure: models failed and are not to be skipped, or every model failed.
+        OSError: the disk is full.
     """
     text_list = read_texts(texts, manifest)
-    described = read_json(manifest)
-    entries = _read_index(index, scores, cards)
-    read = [(entry, read_score(entry.path)) for entry in entries]
-    for entry, score in read:
-        _check_identity(entry, score)
-    _check_texts(read, text_list, str(described["sha256"]), manifest)
-
-    failures = [
-        Failure(entry.model, entry.id, entry.revision, score.error or "no reason was recorded")
-        for entry, score in read
-        if score.status == "failed"
-    ]
-    kept = [(entry, score) for entry, score in read if score.status == "ok"]
-    _check_failures(
-        failures, kept, [entry.path for entry, s in read if s.status == "failed"], skip_failures
-    )
-
+    sha256 = str(read_json(manifest)["sha256"])
     mean_bytes = float(np.mean([text.n_bytes for text in text_list]))
-    loglik = np.stack([score.loglik for _, score in kept])
-    quantile = geometry.CLIP_QUANTILE
-    if threshold is None:
-        threshold = geometry.clip_threshold(loglik, quantile)
-    models = [_describe(entry, score, mean_bytes) for entry, score in kept]
-    noise = [math.nan if model.noise_nats is None else model.noise_nats for model in models]
-    matrix = Matrix(
-        loglik=loglik,
-        coordinates=geometry.double_centre(loglik, threshold).astype(np.float32),
-        model=[entry.model for entry, _ in kept],
-        domain=[text.domain for text in text_list],
-        n_bytes=np.array([text.n_bytes for text in text_list], np.int32),
-        clip_quantile=quantile,
-        clip_threshold=threshold,
-        mean_bytes=mean_bytes,
-        texts_sha256=str(described["sha256"]),
-        noise=np.array(noise, np.float64),
-    )
+    entries = _read_index(index, scores, cards)
+    # The file needs the number of rows before the first is written.
+    failed = skip_failures and sum(read_status(entry.path) == "failed" for entry in entries)
+    kept = len(entries) - failed
+    lowest = LowQuantile(geometry.CLIP_QUANTILE, kept * len(text_list))
+    join = _Join(len(text_list), sha256, mean_bytes)
+    with create_matrix(matrix, kept, len(text_list)) as file:
+        for begin, rows in join.blocks(entries):
+            if threshold is None:
+                lowest.add(rows)
+            file.write_loglik(begin, rows)
+        join.check(manifest, skip_failures)
+        if threshold is None:
+            threshold = lowest.value()
+        write_coordinates(file, threshold)
+        noise = [math.nan if row.noise_nats is None else row.noise_nats for row in join.models]
+        file.describe(
+            model=[row.model for row in join.models],
+            domain=[text.domain for text in text_list],
+            n_bytes=np.array([text.n_bytes for text in text_list], np.int32),
+            noise=np.array(noise, np.float64),
+            clip_quantile=geometry.CLIP_QUANTILE,
+            clip_threshold=threshold,
+            mean_bytes=mean_bytes,
+            texts_sha256=sha256,
+        )
     logger.info(
         "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed",
-        len(models),
+        len(join.models),
         len(text_list),
         mean_bytes,
         threshold,
-        len(failures),
+        len(join.failed),
     )
-    return Collection(matrix, models, failures)
+    return Collection(join.models, [failure for failure, _ in join.failed])
+
+
+class _Join:
+    """Reads score files of N texts one after another, and remembers what is to be said of them."""
+
+    def __init__(self, texts: int, sha256: str, mean_bytes: float) -> None:
+        self.texts, self.sha256, self.mean_bytes = texts, sha256, mean_bytes
+        self.read = 0
+        self.models: list[Model] = []
+        self.failed: list[tuple[Failure, Path]] = []
+        self.other: list[Path] = []
+        self.unequal: list[tuple[Path, int]] = []
+
+    def blocks(self, entries: Sequence[_Entry]) -> Iterator[tuple[int, geometry.Floats]]:
+        """Log-likelihoods, nats, of the models that did not fail: first row and rows of a block."""
+        progress = Progress(len(entries), "scores")
+        for begin, end in ranges(len(entries), 8 * self.texts):
+            rows = [row for entry in entries[begin:end] if (row := self._row(entry)) is not None]
+            progress.add(end - begin)
+            if rows:
+                yield len(self.models) - len(rows), np.stack(rows)
+        progress.close()
+
+    def _row(self, entry: _Entry) -> geometry.Floats | None:
+        score = read_score(entry.path, only=_ATTRIBUTES)
+        self.read += 1
+        _check_identity(entry, score)
+        if score.texts_sha256 != self.sha256:
+            self.other.append(entry.path)
+        elif score.status == "failed":
+            reason = score.error or "no reason was recorded"
+            failed = Failure(entry.model, entry.id, entry.revision, reason)
+            self.failed.append((failed, entry.path))
+        elif len(score.loglik) != self.texts:
+            self.unequal.append((entry.path, len(score.loglik)))
+        else:
+            self.models.append(_describe(entry, score, self.mean_bytes))
+            return score.loglik
+        return None
+
+    def check(self, manifest: Path, skip_failures: bool) -> None:
+        """Refuse what does not belong together, naming every file of other texts."""
+        if self.other:
+            names = "\n".join(f"  {path}" for path in self.other)
+            raise InputError(
+                f"{len(self.other)} of {self.read} scores were computed on other texts than "
+                f"{manifest} describes (sha256 {self.sha256[:12]}):\n{names}\n"
+                "scores of different text sets cannot share a map: remove these files and run again"
+            )
+        for path, count in self.unequal:
+            raise InputError(
+                f"{path}: {count} log-likelihoods for {self.texts} texts; remove it and run again"
+            )
+        _check_failures(self.failed, bool(self.models), skip_failures)
 
 
 def _read_index(index: Path, scores: Path, cards: Path) -> list[_Entry]:
@@ -226,47 +280,19 @@ def _check_identity(entry: _Entry, score: Score) -> None:
         )
 
 
-def _check_texts(
-    read: Sequence[tuple[_Entry, Score]], texts: Sequence[Text], sha256: str, manifest: Path
-) -> None:
-    """Refuse scores of other texts, naming every one of them."""
-    other = [entry.path for entry, score in read if score.texts_sha256 != sha256]
-    if other:
-        names = "\n".join(f"  {path}" for path in other)
-        raise InputError(
-            f"{len(other)} of {len(read)} scores were computed on other texts than "
-            f"{manifest} describes (sha256 {sha256[:12]}):\n{names}\n"
-            "scores of different text sets cannot share a map: remove these files and run again"
-        )
-    for entry, score in read:
-        if score.status == "ok" and len(score.loglik) != len(texts):
-            raise InputError(
-                f"{entry.path}: {len(score.loglik)} log-likelihoods for {len(texts)} texts; "
-                "remove it and run again"
-            )
-
-
-def _check_failures(
-    failures: Sequence[Failure],
-    kept: Sequence[tuple[_Entry, Score]],
-    paths: Sequence[Path],
-    skip: bool,
-) -> None:
-    if not failures or (skip and kept):
-        for failure in failures:
+def _check_failures(failed: Sequence[tuple[Failure, Path]], kept: bool, skip: bool) -> None:
+    if not failed or (skip and kept):
+        for failure, _ in failed:
             logger.warning("left out: %s: %s", failure.model, failure.reason)
         return
-    lines = "\n".join(
-        f"  {failure.model}: {failure.reason}\n    ({path})"
-        for failure, path in zip(failures, paths, strict=True)
-    )
+    lines = "\n".join(f"  {row.model}: {row.reason}\n    ({path})" for row, path in failed)
     if not kept:
         raise PermanentFailure(
             f"every model failed, so there is nothing to draw:\n{lines}\n"
             "fix the models in config.yaml, or remove a file named above to score it again"
         )
     raise PermanentFailure(
-        f"{len(failures)} models could not be scored:\n{lines}\n"
+        f"{len(failed)} models could not be scored:\n{lines}\n"
         "to draw the map without them, set on_model_failure: skip in config.yaml; to try one "
         "again, fix it and remove the file named with it"
     )

@@ -22,6 +22,7 @@ Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 Numbers = TypeVar("Numbers", float, Floats)
+Coordinates = TypeVar("Coordinates", Floats, Floats32)
 
 CLIP_QUANTILE = 0.02
 """Share of all K*N log-likelihoods that is raised to the clip threshold (Oyama et al. 2025)."""
@@ -153,37 +154,22 @@ def nearest(kl: Floats, se: Floats32, count: int) -> Neighbors:
     )
 
 
-def nearest_by_blocks(q: Floats, mean_bytes: float, count: int, rows: int = 512) -> Neighbors:
-    """The nearest models of each model without a K x K array, for very many models.
+def as_neighbors(
+    index: Ints, squares: Floats, fourths: Floats, texts: int, mean_bytes: float
+) -> Neighbors:
+    """Neighbours from sums over their differences ``d = q_i - q_j``.
 
     Args:
-        q: (K, N) float64, nats.
+        index: (K, k) rows of the neighbours.
+        squares: (K, k) sums of ``d^2`` over the texts, nats^2.
+        fourths: (K, k) sums of ``d^4``, nats^4.
+        texts: number of texts, N.
         mean_bytes: UTF-8 bytes per text, B.
-        count: how many neighbours of each model, at most K - 1.
-        rows: models per block; a block needs ``rows * K`` numbers of memory.
-
-    Returns:
-        The same neighbours as :func:`nearest`, with standard errors from the differences.
     """
-    models, texts = q.shape
-    count = min(count, models - 1)
-    norm = np.einsum("ks,ks->k", q, q)
-    index = np.zeros((models, count), np.int32)
-    for begin in range(0, models, rows):
-        block = slice(begin, min(begin + rows, models))
-        scale = norm[block, None] + norm[None, :]
-        squares = scale - 2 * (q[block] @ q.T)
-        first, second = np.nonzero(squares <= CANCELLATION * scale)
-        squares[first, second] = _direct(q, first + begin, second)[0]
-        squares[np.arange(len(squares)), np.arange(block.start, block.stop)] = np.inf
-        index[block] = np.argsort(squares, axis=1, kind="stable")[:, :count]
-    first = np.repeat(np.arange(models), count)
-    squares_of, fourths_of = _direct(q, first, index.ravel().astype(np.intp))
-    shape = (models, count)
     return Neighbors(
         index=index,
-        kl=_kl(squares_of, texts, mean_bytes).reshape(shape),
-        se=_se(squares_of, fourths_of, texts, mean_bytes).reshape(shape),
+        kl=_kl(squares, texts, mean_bytes),
+        se=_se(squares, fourths, texts, mean_bytes),
     )
 
 
@@ -226,11 +212,11 @@ def below_noise(kl: Floats, noise: Floats, mean_bytes: float, index: Ints | None
     return marks
 
 
-def features(q: Floats, mean_bytes: float) -> Floats:
+def features(q: Coordinates, mean_bytes: float) -> Coordinates:
     """Coordinates whose squared Euclidean distance is KL in bits per byte.
 
     Returns:
-        (K, N) float64, ``q / sqrt(2 N B ln 2)``.
+        (K, N) in the type of ``q``, ``q / sqrt(2 N B ln 2)``.
     """
     return q / math.sqrt(2 * q.shape[1] * nats_per_unit(mean_bytes))
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from klmap import geometry
+from klmap import nearest as search
 from klmap.collect import Model
+from klmap.components import principal
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
-from klmap.store import Distances, Matrix
+from klmap.nearest import Found
+from klmap.store import Distances, Matrix, MatrixFile
 
 COLUMNS = ("model", "rank", "neighbor", "kl", "se", "flags")
 
@@ -43,24 +46,33 @@ class Neighbor:
     flags: tuple[str, ...] = ()
 
 
-def measure(matrix: Matrix, count: int, dense_limit: int) -> tuple[Distances, geometry.Neighbors]:
+def measure(
+    matrix: Matrix | MatrixFile, count: int, dense_limit: int
+) -> tuple[Distances, geometry.Neighbors]:
     """All distances of a matrix, in bits per byte, and which of them its numerical errors hide.
 
-    Computed from the clipped float64 log-likelihoods, never from the float32 coordinates.
+    Up to ``dense_limit`` models all is computed from the clipped float64 log-likelihoods. Above
+    it neighbours are searched among the float32 coordinates, the only array of K x N numbers in
+    memory then, and their distances are computed from differences of these.
 
     Args:
         matrix: the models and texts.
         count: neighbours of each model.
         dense_limit: up to this many models all pairs are kept, above it only neighbours.
     """
-    q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
+    models, texts, mean_bytes = len(matrix.model), len(matrix.domain), matrix.mean_bytes
     kl = se = None
-    if len(matrix.model) <= dense_limit:
-        kl, se = geometry.pairwise_kl(q, matrix.mean_bytes)
-        nearest = geometry.nearest(kl, se, count)
+    if models <= dense_limit:
+        loglik = matrix.loglik if isinstance(matrix, Matrix) else matrix.loglik(0, models)
+        q = geometry.double_centre(loglik, matrix.clip_threshold)
+        components = principal(lambda begin, end: q[begin:end], models, texts, mean_bytes)
+        kl, se = geometry.pairwise_kl(q, mean_bytes)
+        found = Found(geometry.nearest(kl, se, count), 1.0, models)
     else:
-        nearest = geometry.nearest_by_blocks(q, matrix.mean_bytes, count)
-    noise, mean_bytes = matrix.noise, matrix.mean_bytes
+        low = matrix.coordinates if isinstance(matrix, Matrix) else matrix.coordinates(0, models)
+        components = principal(lambda begin, end: low[begin:end], models, texts, mean_bytes)
+        found = search.nearest(low, components, mean_bytes, count)
+    nearest, noise = found.neighbors, matrix.noise
     distances = Distances(
         model=matrix.model,
         neighbor_index=nearest.index,
@@ -68,11 +80,17 @@ def measure(matrix: Matrix, count: int, dense_limit: int) -> tuple[Distances, ge
         kl=kl,
         se=se,
         texts_sha256=matrix.texts_sha256,
-        n_texts=len(matrix.domain),
+        n_texts=texts,
         mean_bytes=mean_bytes,
         noise=noise,
         neighbor_below_noise=geometry.below_noise(nearest.kl, noise, mean_bytes, nearest.index),
         below_noise=None if kl is None else geometry.below_noise(kl, noise, mean_bytes),
+        pca_points=components.points,
+        pca_residual=components.residual,
+        pca_variance=components.variance,
+        total_variance=components.total_variance,
+        recall=found.recall,
+        recall_sample=found.sample,
     )
     return distances, nearest
 

@@ -1,7 +1,7 @@
 """The HDF5 files of a map: ``klmap-matrix``, all models of a text set, and ``klmap-kl``, distances.
 
-A matrix of very many models does not fit in memory. It is written row by row
-(:func:`create_matrix`) and read by ranges of rows (:func:`open_matrix`). ``docs/formats.md``
+A matrix of very many models does not fit in memory. It is written
+(:func:`create_matrix`) and read (:func:`open_matrix`) by ranges of rows. ``docs/formats.md``
 describes every dataset and attribute for readers with code of their own.
 """
 
@@ -36,8 +36,6 @@ Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
-
-_CHUNK_BYTES = 1 << 18
 
 
 @dataclass
@@ -202,56 +200,39 @@ class MatrixFile:
 
 
 class MatrixWriter:
-    """A matrix file in the making: first the log-likelihoods, then the coordinates, then the rest.
+    """A matrix file in the making, written by ranges of rows.
 
-    The number of models is that of the log-likelihoods appended, so it need not be known before.
-
-    Args:
-        path: where the file will be, for messages.
-        file: the open file.
-        models: the most models there can be.
+    Attributes:
+        path: where the file will be.
+        models: number of models, K.
         texts: number of texts, N.
     """
 
     def __init__(self, path: Path, file: h5py.File, models: int, texts: int) -> None:
+        """Make room for the two arrays; call it within :func:`create_matrix`."""
         self.path = path
+        self.models = models
+        self.texts = texts
         self._file = file
-        self._most = models
-        self._loglik = self._dataset("L", 0, texts, np.float64)
+        # In one piece each: on a full disk HDF5 crashes over pieces that it still holds.
+        self._loglik = file.create_dataset("L", (models, texts), np.float64)
+        self._coordinates = file.create_dataset("Q", (models, texts), np.float32)
 
-    def _dataset(self, name: str, rows: int, texts: int, dtype: type) -> h5py.Dataset:
-        width = max(1, texts) * np.dtype(dtype).itemsize
-        chunk = (max(1, min(self._most, _CHUNK_BYTES // width)), max(1, texts))
-        limit = (self._most, texts)
+    def write_loglik(self, begin: int, rows: Floats) -> None:
+        """Write the raw log-likelihoods of the models from ``begin`` on, (rows, N), nats."""
         with writing(self.path):
-            return self._file.create_dataset(
-                name, (rows, texts), dtype, maxshape=limit, chunks=chunk
-            )
-
-    @property
-    def models(self) -> int:
-        """How many models have been appended."""
-        return int(self._loglik.shape[0])
-
-    def append(self, loglik: Floats) -> None:
-        """Add the raw log-likelihoods of the next models, (rows, N) float64, nats."""
-        begin = self.models
-        with writing(self.path):
-            self._loglik.resize(begin + len(loglik), axis=0)
-            self._loglik[begin:] = loglik
+            self._loglik[begin : begin + len(rows)] = rows
 
     def loglik(self, begin: int, end: int) -> Floats:
-        """What was appended as rows ``begin`` to ``end - 1``, (rows, N) float64, nats."""
+        """What was written as rows ``begin`` to ``end - 1``, (rows, N) float64, nats."""
         with writing(self.path):
             rows: Floats = self._loglik[begin:end]
             return rows
 
     def write_coordinates(self, begin: int, rows: Floats32) -> None:
-        """Write the coordinates of the models from ``begin`` on, (rows, N) float32, nats."""
-        if "Q" not in self._file:
-            self._dataset("Q", *self._loglik.shape, np.float32)
+        """Write the coordinates of the models from ``begin`` on, (rows, N), nats."""
         with writing(self.path):
-            self._file["Q"][begin : begin + len(rows)] = rows
+            self._coordinates[begin : begin + len(rows)] = rows
 
     def describe(self, **values: Any) -> None:
         """Write the attributes of :class:`Matrix` other than the two arrays, all of them."""
@@ -266,18 +247,20 @@ class MatrixWriter:
 
 @contextmanager
 def create_matrix(path: Path, models: int, texts: int) -> Iterator[MatrixWriter]:
-    """Write the matrix of a text set row by row; it appears when the block has ended well.
+    """Write the matrix of a text set by ranges of rows; it appears when the block has ended well.
 
     Args:
         path: the file to write.
-        models: the most models there can be.
+        models: number of models, K.
         texts: number of texts, N.
 
     Raises:
         OSError: the disk is full or not writable. Whatever is raised, nothing is left behind.
     """
     with created(path, MATRIX_FORMAT) as file:
-        yield MatrixWriter(path, file, models, texts)
+        with writing(path):
+            made = MatrixWriter(path, file, models, texts)
+        yield made
 
 
 @contextmanager
@@ -300,7 +283,7 @@ def write_matrix(path: Path, matrix: Matrix) -> None:
         OSError: the disk is full or not writable; nothing is left behind.
     """
     with create_matrix(path, *matrix.loglik.shape) as file:
-        file.append(matrix.loglik)
+        file.write_loglik(0, matrix.loglik)
         file.write_coordinates(0, matrix.coordinates)
         file.describe(**vars(matrix))
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from klmap.errors import InputError
 from klmap.store_file import created, opened, plain, reading, writing
 
 SCORE_FORMAT = "klmap-score"
+
+_IDENTITY = ("model", "commit", "texts_sha256", "fingerprint", "status", "error")
+_OTHER = ("format", "format_version", "spec")
 
 Floats = npt.NDArray[np.float64]
 Floats32 = npt.NDArray[np.float32]
@@ -90,22 +94,27 @@ def write_score(path: Path, score: Score) -> None:
             file.attrs[key] = json.dumps(value, sort_keys=True) if _nested(value) else value
 
 
-def read_score(path: Path) -> Score:
+def read_score(path: Path, only: Sequence[str] | None = None) -> Score:
     """Read and check one score file.
+
+    Args:
+        path: the file.
+        only: names of the attributes that are wanted beside those of :class:`Score`. With it,
+            ``spec`` and log-probabilities of tokens are left out too, which takes half the time.
 
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent.
     """
     with opened(path, SCORE_FORMAT) as file, reading(path):
-        attributes = {key: plain(value) for key, value in file.attrs.items()}
-        named = {
-            key: attributes.pop(key)
-            for key in ("model", "commit", "texts_sha256", "fingerprint", "status", "error")
-        }
-        spec = json.loads(attributes.pop("spec"))
-        for key in ("format", "format_version"):
-            attributes.pop(key)
-        tokens = file.get("tokens")
+        named = {key: plain(file.attrs[key]) for key in _IDENTITY}
+        if only is None:
+            known = {key: plain(value) for key, value in file.attrs.items()}
+            spec = json.loads(known["spec"])
+            attributes = {k: v for k, v in known.items() if k not in (*_IDENTITY, *_OTHER)}
+            tokens = file.get("tokens")
+        else:
+            spec, tokens = {}, None
+            attributes = {key: plain(file.attrs[key]) for key in only if key in file.attrs}
         score = Score(
             **named,
             spec=spec,
@@ -119,6 +128,16 @@ def read_score(path: Path) -> Score:
         )
     _check_score(path, score)
     return score
+
+
+def read_status(path: Path) -> str:
+    """The status of one score file, ``ok`` or ``failed``, without reading the rest.
+
+    Raises:
+        InputError: the file is missing, truncated or of another format.
+    """
+    with opened(path, SCORE_FORMAT) as file, reading(path):
+        return str(plain(file.attrs["status"]))
 
 
 def read_summary(path: Path) -> tuple[dict[str, Any], int]:
