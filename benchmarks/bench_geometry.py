@@ -71,7 +71,7 @@ def linkage(matrix: Matrix) -> None:
 
 STEPS: dict[str, Callable[[Matrix], None]] = {
     "matrix, KL, standard errors, neighbours": dense,
-    "matrix, neighbours by blocks": sparse,
+    "matrix, neighbours among components": sparse,
     "matrix, t-SNE, 1,000 iterations": tsne,
     "matrix, KL, tree": linkage,
 }

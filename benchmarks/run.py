@@ -48,6 +48,14 @@ SECTIONS = {
         "From scores to a map",
         "Made-up log-likelihoods of 1,018 models on 10,000 texts.",
     ),
+    "scale": (
+        "A hundred thousand models",
+        "Made-up scores of 10,000 texts: families along 40 directions, noise of each model's own, "
+        "and near copies. The real scripts as whole processes, reading real score files. The peer "
+        "is scikit-learn on the finished matrix: beside `kl`, which also computes standard errors "
+        "and measures its recall, `PCA` with 128 components and `NearestNeighbors` by brute force; "
+        "beside `layout`, `PCA` and `TSNE`.",
+    ),
     "score": (
         "Scoring",
         "Llama shapes with random weights on real texts of 600 to 1,024 bytes. The peers are the "

@@ -161,9 +161,9 @@ def collect(
     sha256 = str(read_json(manifest)["sha256"])
     mean_bytes = float(np.mean([text.n_bytes for text in text_list]))
     entries = _read_index(index, scores, cards)
-    # The file needs the number of rows before the first is written.
-    failed = skip_failures and sum(read_status(entry.path) == "failed" for entry in entries)
-    kept = len(entries) - failed
+    kept = len(entries)
+    if skip_failures:
+        kept -= sum(_failed(entry.path, len(text_list)) for entry in entries)
     lowest = LowQuantile(geometry.CLIP_QUANTILE, kept * len(text_list))
     join = _Join(len(text_list), sha256, mean_bytes)
     with create_matrix(matrix, kept, len(text_list)) as file:
@@ -186,13 +186,9 @@ def collect(
             mean_bytes=mean_bytes,
             texts_sha256=sha256,
         )
+    counts = (len(join.models), len(text_list), mean_bytes, threshold, len(join.failed))
     logger.info(
-        "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed",
-        len(join.models),
-        len(text_list),
-        mean_bytes,
-        threshold,
-        len(join.failed),
+        "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed", *counts
     )
     return Collection(join.models, [failure for failure, _ in join.failed])
 
@@ -269,6 +265,12 @@ def _read_index(index: Path, scores: Path, cards: Path) -> list[_Entry]:
         )
         for row in sorted(rows, key=lambda row: row["model"])
     ]
+
+
+def _failed(path: Path, texts: int) -> bool:
+    """Whether a score has failed; large files have not, so that few of many have to be opened."""
+    small = not path.is_file() or path.stat().st_size < 8 * texts + 65_536
+    return small and read_status(path) == "failed"
 
 
 def _check_identity(entry: _Entry, score: Score) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap.errors import InputError
-from klmap.store_file import created, opened, plain, reading, writing
+from klmap.store_file import created, opened, plain, reading, whole, writing
 
 SCORE_FORMAT = "klmap-score"
 
@@ -106,24 +106,25 @@ def read_score(path: Path, only: Sequence[str] | None = None) -> Score:
         InputError: the file is missing, truncated, of another format, or inconsistent.
     """
     with opened(path, SCORE_FORMAT) as file, reading(path):
-        named = {key: plain(file.attrs[key]) for key in _IDENTITY}
+        stored = file.attrs
+        named = {key: plain(stored[key]) for key in _IDENTITY}
         if only is None:
-            known = {key: plain(value) for key, value in file.attrs.items()}
+            known = {key: plain(value) for key, value in stored.items()}
             spec = json.loads(known["spec"])
             attributes = {k: v for k, v in known.items() if k not in (*_IDENTITY, *_OTHER)}
-            tokens = file.get("tokens")
+            tokens = "tokens" in file
         else:
-            spec, tokens = {}, None
-            attributes = {key: plain(file.attrs[key]) for key in only if key in file.attrs}
+            spec, tokens = {}, False
+            attributes = {key: plain(stored[key]) for key in only if key in stored}
         score = Score(
             **named,
             spec=spec,
-            loglik=file["loglik"][:],
-            n_tokens=file["n_tokens"][:],
-            n_scored=file["n_scored"][:],
-            truncated=file["truncated"][:].astype(np.bool_),
-            token_logprob=tokens["logprob"][:] if tokens is not None else None,
-            token_offset=tokens["offset"][:] if tokens is not None else None,
+            loglik=whole(file, "loglik"),
+            n_tokens=whole(file, "n_tokens"),
+            n_scored=whole(file, "n_scored"),
+            truncated=whole(file, "truncated").astype(np.bool_),
+            token_logprob=whole(file, "tokens/logprob") if tokens else None,
+            token_offset=whole(file, "tokens/offset") if tokens else None,
             attributes=attributes,
         )
     _check_score(path, score)
@@ -148,7 +149,7 @@ def read_summary(path: Path) -> tuple[dict[str, Any], int]:
     """
     with opened(path, SCORE_FORMAT) as file, reading(path):
         known = {key: plain(value) for key, value in file.attrs.items()}
-        return known | {"spec": json.loads(known["spec"])}, int(file["n_scored"][:].sum())
+        return known | {"spec": json.loads(known["spec"])}, int(whole(file, "n_scored").sum())
 
 
 def _check_score(path: Path, score: Score) -> None:
