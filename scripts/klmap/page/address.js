@@ -4,6 +4,7 @@
 
 const MOST_IN_LINK = 400;
 let written = location.hash;
+let restoring = false;
 
 const number = (value) => String(Number(value.toPrecision(6)));
 
@@ -27,6 +28,7 @@ function describe() {
 
 /** Write the link; a new selection is a step that "back" undoes, all else is not. */
 function writeAddress(step) {
+  if (restoring) return;
   const text = describe();
   if (text === written) return;
   written = text;
@@ -67,8 +69,10 @@ function readAddress() {
 
 function restore() {
   written = location.hash;
+  restoring = true;
   const { table, view } = readAddress();
-  for (const what of ["color", "hits", "select"]) tell(what);
+  for (const what of ["color", "hits", "select", "show"]) tell(what);
+  restoring = false;
   showTable(table);
   if (view) {
     const { width, height } = frame();

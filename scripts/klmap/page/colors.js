@@ -3,6 +3,8 @@
 const OTHERS = "#a9b0ba";
 const FROM_SELECTED = "@kl";
 const MARKERS = Object.keys(look.markers);
+// A map: a family may be called "__proto__".
+const published = new Map(Object.entries(look.published));
 
 const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const hex = (parts) => `#${parts.map((part) => Math.round(part).toString(16).padStart(2, "0")).join("")}`;
@@ -39,9 +41,9 @@ function categoriesOf(column) {
     (a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1),
   );
   const named = ranked.length <= look.most ? ranked : ranked.slice(0, look.most - 1);
-  const used = named.map((name) => look.published[name]).filter(Boolean);
+  const used = named.map((name) => published.get(name)).filter(Boolean);
   const entries = named.map((name, rank) => {
-    let color = look.published[name];
+    let color = published.get(name);
     if (!color) {
       color = look.extended.find((one) => differs(one, used)) ?? look.extended[rank % look.extended.length];
       used.push(color);

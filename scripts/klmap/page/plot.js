@@ -43,9 +43,12 @@ async function openPlot() {
     const { decimated_glyph: part } = map.view.views.get_one(plot.document.get_model_by_name(layer));
     part.model.setv({ fill_color: { field: "fill" }, fill_alpha: { value: 1 }, line_color: { value: null } });
   }
-  plot.on_event("tap", (event) => tapped(event));
+  // Two quick clicks on two models are no double click, and a slow one is a click.
+  for (const name of ["tap", "doubletap", "pressup"]) plot.on_event(name, (event) => tapped(event));
   plot.on_event("selectiongeometry", (event) => surrounded(event));
   plot.document.event_manager.subscribed_models.add(plot);
+  // The host takes the keys; a second stop for Tab inside of it would do nothing.
+  map.view.canvas_view.events_el.tabIndex = -1;
   plot.properties.inner_width.change.connect(resized);
   plot.properties.inner_height.change.connect(resized);
 }
@@ -183,14 +186,18 @@ function tapped({ sx, sy, modifiers }) {
   else if (!more && !state.compare) select([]);
 }
 
+// Bokeh does not say which keys were held when a lasso ended.
+let adding = false;
+addEventListener("pointerup", (event) => { adding = event.shiftKey || event.ctrlKey; }, true);
+
 /** Rows inside a lasso or box; with shift they are added to those selected. */
-function surrounded({ geometry, final, modifiers }) {
+function surrounded({ geometry, final }) {
   if (final === false) return;
   const inside = [];
   for (let row = 0; row < K; row += 1) {
     if (map.visible[row] && contains(geometry, place.x[row], place.y[row])) inside.push(row);
   }
-  select(modifiers?.shift ? [...state.selected, ...inside] : inside);
+  select(adding ? [...state.selected, ...inside] : inside);
 }
 
 function contains(geometry, x, y) {
