@@ -45,7 +45,7 @@ HOSTILE = (
 )
 """Names that would run as code in a page that takes data for markup."""
 
-BYTES = 972.3188
+BYTES = 972.0
 
 
 @dataclass
@@ -116,7 +116,7 @@ def write_map(
         coordinates=geometry.double_centre(loglik, threshold).astype(np.float32),
         model=[model.model for model in models],
         domain=labels,
-        n_bytes=np.full(n_texts, round(BYTES), np.int32),
+        n_bytes=np.full(n_texts, int(BYTES), np.int32),
         clip_quantile=geometry.CLIP_QUANTILE,
         clip_threshold=threshold,
         mean_bytes=BYTES,

@@ -114,3 +114,6 @@ def test_the_largest_domains_come_first_and_many_are_joined():
     assert domains.sizes[-1] == sum(range(1, 10))
     assert domains.sizes == tuple(np.bincount(domains.code))
     assert split.domains_of(labels, most=40).joined == 0
+    few = split.domains_of(["a"] * 9 + ["b"] * 2 + ["c"] * 3 + ["d"] * 8, least=5)
+    assert few.names == ("a", "d", "2 smaller domains")
+    assert few.sizes == (9, 8, 5)

@@ -82,20 +82,24 @@ class Block:
     values: Floats
 
 
-def domains_of(labels: Sequence[str], most: int = MOST_DOMAINS) -> Domains:
+def domains_of(labels: Sequence[str], most: int = MOST_DOMAINS, least: int = 1) -> Domains:
     """The domains of a text set.
 
     Args:
         labels: N labels of the texts.
         most: domains that are told apart at most, the joined ones as one of them.
+        least: texts without which a domain is joined with others.
     """
     counts = Counter(labels)
     ranked = sorted(counts, key=lambda name: (-counts[name], name))
-    kept = ranked if len(ranked) <= most else ranked[: most - 1]
+    kept = [name for name in ranked if counts[name] >= least]
+    if len(kept) > most or (len(kept) == most and len(ranked) > most):
+        kept = kept[: most - 1]
     position = {name: number for number, name in enumerate(kept)}
     rest = ranked[len(kept) :]
     position.update(dict.fromkeys(rest, len(kept)))
-    names = [*kept, *([f"{len(rest):,} smaller domains"] if rest else [])]
+    joined = f"{len(rest):,} smaller domain{'s' if len(rest) > 1 else ''}"
+    names = [*kept, *([joined] if rest else [])]
     code = np.array([position[label] for label in labels], np.intp)
     sizes = np.bincount(code, minlength=len(names))
     return Domains(tuple(names), code, tuple(int(size) for size in sizes), len(rest))

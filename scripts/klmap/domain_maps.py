@@ -1,0 +1,192 @@
+"""One map for each domain of the texts: the same models, placed by those texts alone.
+
+A domain's map has its own centring and its own bytes per text, so its KLs are what a text set of
+that domain would give. It begins at the overall layout and is turned onto it, so that two panels
+can be compared. How far the two agree is the rank correlation of their KLs over all pairs of
+models, the statistic of Mantel (1967) with ranks. That maps are made by domain is klmap's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from klmap import geometry, layout, split
+from klmap.collect import Model
+from klmap.errors import InputError
+from klmap.files import read_tsv, write_tsv
+from klmap.geometry import Floats
+from klmap.log import logger
+from klmap.store import MatrixFile
+
+COLUMNS = ("domain", "texts", "model", "x", "y", "correlation")
+
+LEAST_TEXTS = 20
+"""Domains of fewer texts are joined: a KL from so few says little."""
+
+MOST_MAPS = 24
+"""Maps that a figure has room for; the smallest domains beyond are joined."""
+
+
+@dataclass(frozen=True)
+class DomainMap:
+    """The map of one domain.
+
+    Attributes:
+        domain: its name.
+        texts: how many texts it has.
+        correlation: Spearman's, between its KLs and those of all texts, over pairs of models;
+            NaN where there are fewer than three models, or all KLs are equal.
+        points: (K, 2) places, aligned to the overall layout.
+    """
+
+    domain: str
+    texts: int
+    correlation: float
+    points: Floats
+
+
+def make(
+    matrix: MatrixFile, places: Sequence[layout.Place], report: layout.Report, seed: int
+) -> list[DomainMap]:
+    """The maps of all domains, the largest first.
+
+    Everything runs in one thread, because sums split over threads depend on their number. Needs
+    K x K numbers four times, and the texts of the largest domain.
+
+    Args:
+        matrix: the models and texts.
+        places: the overall layout, in the order of the matrix.
+        report: how that was made; so are the maps.
+        seed: of the maps.
+    """
+    domains = split.domains_of(matrix.domain, MOST_MAPS, LEAST_TEXTS)
+    _tell(domains, matrix.domain)
+    start = layout.plane_of(places)
+    found = []
+    with threadpool_limits(1):
+        overall = _ranks(_all_texts(matrix, domains))
+        for number, points in _each(matrix, domains):
+            name, texts = domains.names[number], domains.sizes[number]
+            correlation = _correlation(overall, _ranks(_squares(points)))
+            reduced = geometry.principal_components(points)
+            plane = layout.continued(reduced, start, report, seed)
+            found.append(DomainMap(name, texts, correlation, plane))
+            logger.info(
+                "%s: %d texts, rank correlation %.3f with the KLs of all", name, texts, correlation
+            )
+    return sorted(found, key=lambda item: (-item.texts, item.domain))
+
+
+def _tell(domains: split.Domains, labels: Sequence[str]) -> None:
+    """Say which domains have no map of their own."""
+    if domains.joined:
+        rest = sorted(set(labels) - set(domains.names))
+        texts = domains.sizes[-1]
+        logger.info(
+            "%s: %s; %s",
+            "joined" if texts >= LEAST_TEXTS else "left out",
+            ", ".join(rest),
+            f"{texts} texts together",
+        )
+
+
+def _all_texts(matrix: split.Rows, domains: split.Domains) -> Floats:
+    """(K, K) KL of all pairs, bits per byte."""
+    total = np.zeros((len(matrix.model), len(matrix.model)))
+    for block in split.blocks(matrix, domains):
+        total += _squares(block.values)
+    return total
+
+
+def _each(matrix: MatrixFile, domains: split.Domains) -> Iterator[tuple[int, Floats]]:
+    """(K, n) points of every domain that has texts enough; squared distance is its own KL."""
+    for block in split.blocks(matrix, domains, whole=True):
+        for number in np.unique(block.domains):
+            begin, end = np.searchsorted(block.domains, [number, number + 1])
+            if end - begin < LEAST_TEXTS:
+                continue
+            own_bytes = float(matrix.n_bytes[domains.code == number].mean())
+            points = block.values[:, begin:end]
+            points = points - points.mean(axis=1, keepdims=True)
+            points -= points.mean(axis=0)
+            share = (end - begin) * own_bytes / (len(matrix.domain) * matrix.mean_bytes)
+            yield int(number), points / math.sqrt(share)
+
+
+def _squares(points: Floats) -> Floats:
+    """(K, K) squared distances of points."""
+    norms = np.einsum("ks,ks->k", points, points)
+    squares = points @ points.T
+    squares *= -2
+    squares += norms[:, None]
+    squares += norms[None, :]
+    np.maximum(squares, 0, out=squares)
+    return np.asarray(squares, np.float64)
+
+
+def _ranks(squares: Floats) -> Floats:
+    """Ranks of all pairs, ties sharing their mean, with mean 0 and norm 1; zeros if all tie."""
+    ranks = np.asarray(rankdata(squares[np.triu_indices(len(squares), 1)]), np.float64)
+    if ranks.size:
+        ranks -= ranks.mean()
+    norm = float(np.linalg.norm(ranks))
+    return ranks / norm if norm > 0 else ranks
+
+
+def _correlation(first: Floats, second: Floats) -> float:
+    """Of two rankings from :func:`_ranks`; NaN where one of them ranks nothing."""
+    return float(first @ second) if first.any() and second.any() else math.nan
+
+
+def write_domains(path: Path, models: Sequence[Model], maps: Sequence[DomainMap]) -> None:
+    """Write domains.tsv; an unknown correlation is an empty cell."""
+    rows = (
+        (
+            item.domain,
+            item.texts,
+            model.model,
+            float(x),
+            float(y),
+            None if math.isnan(item.correlation) else item.correlation,
+        )
+        for item in maps
+        for model, (x, y) in zip(models, item.points, strict=True)
+    )
+    write_tsv(path, COLUMNS, rows)
+
+
+def read_domains(path: Path, models: Sequence[Model]) -> list[DomainMap]:
+    """Read domains.tsv, the points in the order of ``models``.
+
+    Raises:
+        InputError: the file is missing or broken, or does not place these models.
+    """
+    rows: dict[str, dict[str, dict[str, str]]] = {}
+    try:
+        for row in read_tsv(path):
+            rows.setdefault(row["domain"], {})[row["model"]] = row
+        return [
+            _read(domain, [by_model[model.model] for model in models])
+            for domain, by_model in rows.items()
+        ]
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing; remove it and run again") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; remove it and run again") from None
+
+
+def _read(domain: str, rows: Sequence[dict[str, str]]) -> DomainMap:
+    correlation = rows[0]["correlation"]
+    return DomainMap(
+        domain,
+        int(rows[0]["texts"]),
+        float(correlation) if correlation else math.nan,
+        np.array([(float(row["x"]), float(row["y"])) for row in rows], np.float64),
+    )
