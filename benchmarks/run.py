@@ -56,6 +56,13 @@ SECTIONS = {
         "and measures its recall, `PCA` with 128 components and `NearestNeighbors` by brute force; "
         "beside `layout`, `PCA` and `TSNE`.",
     ),
+    "explorer": (
+        "The page",
+        "Made-up models on 2,000 texts of 22 domains. Pages are opened from the disk in headless "
+        "Chromium, whose pictures are painted by the CPU. The peer is the page that Bokeh itself "
+        "writes for a plain scatter plot of the same points with names on hover: no search, no "
+        "distances, no domains.",
+    ),
     "score": (
         "Scoring",
         "Llama shapes with random weights on real texts of 600 to 1,024 bytes. The peers are the "
