@@ -114,7 +114,7 @@ def blocks(
 ) -> Iterator[Block]:
     """The texts domain by domain, as many at a time as memory allows.
 
-    The matrix is read once for the rows' means, and once for each block.
+    The matrix is read once for each block, and once before if there are several.
 
     Args:
         matrix: the models and texts.
@@ -125,18 +125,21 @@ def blocks(
     """
     wanted = np.arange(len(matrix.model)) if rows is None else np.asarray(rows)
     texts = len(domains.code)
-    means = np.empty(len(wanted))
-    for place, values in _read(matrix, wanted):
-        means[place] = values.mean(axis=1)
     scale = 1 / np.sqrt(2 * texts * nats_per_unit(matrix.mean_bytes))
     order = np.argsort(domains.code, kind="stable")
     width = max(1, block_bytes // (8 * max(len(wanted), 1)))
-    for begin, end in _cuts(domains.sizes, width, whole):
+    cuts = list(_cuts(domains.sizes, width, whole))
+    means = np.zeros(len(wanted))
+    if len(cuts) > 1:
+        for place, values in _read(matrix, wanted):
+            means[place] = values.mean(axis=1)
+    for begin, end in cuts:
         columns = order[begin:end]
         block = np.empty((len(wanted), end - begin))
         for place, values in _read(matrix, wanted):
-            block[place] = values[:, columns]
-        block -= means[:, None]
+            # Many times as fast as values[:, columns].
+            block[place] = np.take(values, columns, axis=1)
+        block -= (block.mean(axis=1) if len(cuts) == 1 else means)[:, None]
         block *= scale
         yield Block(domains.code[columns], block)
 
