@@ -24,8 +24,8 @@ from klmap.errors import InputError
 from klmap.files import write_text
 
 SCRIPTS = (
-    "core", "models", "distances", "state", "colors", "plot", "layers", "names", "panel", "legend",
-    "export", "search", "table", "address", "controls", "main",
+    "core", "models", "distances", "state", "colors", "plot", "layers", "names", "details", "panel",
+    "legend", "export", "search", "table", "address", "controls", "main",
 )  # fmt: skip
 """The page's own files in the order in which they are joined to one script."""
 

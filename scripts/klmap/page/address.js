@@ -62,7 +62,8 @@ function readAddress() {
   const missing = wanted.filter((name) => !rowOf.has(name));
   if (missing.length) {
     const first = missing.slice(0, 3).map((name) => `“${name.slice(0, 80)}”`).join(", ");
-    notice(`This map has no model ${first}${missing.length > 3 ? ` and ${missing.length - 3} more` : ""} that the link names.`);
+    const more = missing.length > 3 ? ` and ${missing.length - 3} more` : "";
+    notice(`This map has no model ${first}${more} that the link names.`);
   }
   return { table: parts.get("table") === "1", view: seen ? view : null };
 }

@@ -27,7 +27,8 @@ function modelTip(row, x, y) {
   if (extra && !["family", "parameters", "created_at", "bits_per_byte", "dtype", "base_model"].includes(extra.name)) {
     lines.push(`${extra.label}: ${shown(extra.name, row) || "unknown"}`);
   }
-  tip.replaceChildren(make("b", { text: names[row] }), ...lines.filter(Boolean).map((text) => make("span", { text })));
+  const texts = lines.filter(Boolean).map((text) => make("span", { text }));
+  tip.replaceChildren(make("b", { text: names[row] }), ...texts);
   placeTip(x, y);
 }
 
@@ -125,9 +126,12 @@ function escape() {
 
 function openKeys() {
   const inMap = {
-    ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, 1), ArrowDown: () => move(0, -1),
+    ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0),
+    ArrowUp: () => move(0, 1), ArrowDown: () => move(0, -1),
   };
-  const anywhere = { "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: reset, "?": toggleKeys };
+  const anywhere = {
+    "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: reset, "?": toggleKeys,
+  };
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.metaKey || event.ctrlKey) return;
     if (event.key === "Escape") return escape();

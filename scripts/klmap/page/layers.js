@@ -44,7 +44,7 @@ function paintPoints() {
 }
 
 function paintRings() {
-  const rows = state.selected.length <= 200 ? state.selected.filter((row) => map.visible[row]) : [];
+  const rows = state.selected.length <= 40 ? state.selected.filter((row) => map.visible[row]) : [];
   const hovered = state.hover >= 0 && map.visible[state.hover] ? [state.hover] : [];
   const all = [...hovered, ...rows];
   const [air, stroke] = rows.length < MANY ? [9, 2.4] : [4, 1.3];
@@ -152,6 +152,17 @@ function resizePoints() {
   map.size = size;
   paintPoints();
   paintRings();
+}
+
+/** Principal components keep the scale: how long a KL is in the plane. */
+function drawRuler() {
+  const ruler = find("#ruler");
+  if (!ruler) return;
+  const { unit } = looking();
+  const steps = Array.from({ length: 30 }, (_, at) => [1, 2, 5][at % 3] * 10 ** (Math.floor(at / 3) - 6));
+  const kl = steps.find((step) => Math.sqrt(step) / unit > 60) ?? steps.at(-1);
+  ruler.firstChild.style.width = `${Math.sqrt(kl) / unit}px`;
+  ruler.lastChild.textContent = `KL ${short(kl)} bits/byte`;
 }
 
 function paint() {

@@ -21,7 +21,8 @@ function entryButton({ name, label, color, marker: shape, count: number }) {
   return make("li", {}, make("button", {
     type: "button", class: "entry", "aria-pressed": String(on), "data-name": name,
     title: `${on ? "Hide" : "Show"} ${label}`, onclick: () => toggleCategory(name),
-  }, marker(shape, onPage(color)), make("span", { class: "label", text: label }), make("span", { class: "count", text: count(number) })));
+  }, marker(shape, onPage(color)), make("span", { class: "label", text: label }),
+  make("span", { class: "count", text: count(number) })));
 }
 
 function colorBar() {
@@ -46,6 +47,11 @@ function colorBar() {
     notes.length ? make("p", { class: "soft", text: notes.join(" · ") }) : null);
 }
 
+function showAll() {
+  state.hidden.clear();
+  tell("hidden");
+}
+
 function drawLegend() {
   const box = find("#entries");
   const focused = document.activeElement?.dataset?.name;
@@ -53,27 +59,34 @@ function drawLegend() {
   const label = columns.get(state.color)?.label ?? "KL from the selected model";
   find("#color-name").textContent = label;
   if (coloring.entries) {
-    box.replaceChildren(make("ul", {}, ...coloring.entries.map(entryButton)),
-      state.hidden.size ? make("button", { type: "button", class: "link", text: "Show all", onclick: () => { state.hidden.clear(); tell("hidden"); } }) : "");
+    const all = button("Show all", showAll, { class: "link" });
+    box.replaceChildren(make("ul", {}, ...coloring.entries.map(entryButton)), state.hidden.size ? all : "");
   } else if (coloring.scale) {
     const needs = state.color === FROM_SELECTED && !state.selected.length;
-    box.replaceChildren(needs ? make("p", { class: "soft", text: "Select a model to see how far all others are from it." }) : colorBar());
+    const text = "Select a model to see how far all others are from it.";
+    box.replaceChildren(needs ? make("p", { class: "soft", text }) : colorBar());
   } else {
     box.replaceChildren();
   }
-  for (const button of box.querySelectorAll("button")) if (focused !== undefined && button.dataset.name === focused) button.focus();
+  if (focused === undefined) return;
+  for (const entry of box.querySelectorAll(".entry")) if (entry.dataset.name === focused) entry.focus();
 }
 
 const SWITCHES = [
-  ["lineage", "Lineage", () => payload.parents.length > 0, "Arrows lead from a base model to what was made from it, as model cards say."],
-  ["runs", "Training runs", () => payload.runs.length > 0, "Lines join checkpoints of one training run in their order."],
-  ["ellipses", "95 % ellipses", () => Boolean(payload.ellipses), "Where 95 of 100 samples of texts of the same kind would have put the model, the others kept in place."],
+  ["lineage", "Lineage", () => payload.parents.length > 0,
+    "Arrows lead from a base model to what was made from it, as model cards say."],
+  ["runs", "Training runs", () => payload.runs.length > 0,
+    "Lines join checkpoints of one training run in their order."],
+  ["ellipses", "95 % ellipses", () => Boolean(payload.ellipses),
+    "Where 95 of 100 samples of texts of the same kind would put the model."],
   ["names", "Names", () => true, "Names of categories from afar, of models when near."],
 ];
 
 function drawSwitches() {
   find("#switches").replaceChildren(...SWITCHES.filter(([, , there]) => there()).map(([name, label, , help]) => {
-    const box = make("input", { type: "checkbox", role: "switch", "data-switch": name, onchange: () => switchOn(name, box.checked) });
+    const box = make("input", {
+      type: "checkbox", role: "switch", "data-switch": name, onchange: () => switchOn(name, box.checked),
+    });
     box.checked = state.show[name];
     return make("label", { class: "switch", "data-help": help }, box, make("span", { text: label }));
   }));

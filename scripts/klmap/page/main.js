@@ -20,6 +20,7 @@ async function start() {
     home = atHome();
     kept = looking();
     resizePoints();
+    drawRuler();
     nameSoon();
   });
 
@@ -28,6 +29,7 @@ async function start() {
   drawPanel();
   paint();
   paintNames();
+  drawRuler();
   useTool("pan");
   openAddress();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => tell("theme"));

@@ -68,7 +68,8 @@ function raw(name, row) {
   const value = cell(name, row);
   if (value === null) return "";
   if (columns.get(name).kind === "date") {
-    return new Date(Math.round(value * 86400000)).toISOString().replace(/T00:00:00\.000Z$|\.000Z$/, (end) => (end[0] === "T" ? "" : "Z"));
+    const moment = new Date(Math.round(value * 86400000)).toISOString();
+    return moment.endsWith("T00:00:00.000Z") ? moment.slice(0, 10) : moment.replace(".000Z", "Z");
   }
   return String(value);
 }

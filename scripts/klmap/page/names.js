@@ -21,6 +21,8 @@ const labels = lazy(() => {
   });
 });
 
+const overlap = (a, b) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3];
+
 /** Boxes that are taken, by cells of a coarse grid. */
 function taken() {
   const cells = new Map();
@@ -34,7 +36,7 @@ function taken() {
   return {
     add: (box) => keys(box).forEach((key) => cells.set(key, [...(cells.get(key) ?? []), box])),
     hits: (box) => keys(box).some((key) => (cells.get(key) ?? []).some(
-      (other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3])),
+      (other) => overlap(box, other))),
   };
 }
 
@@ -68,7 +70,7 @@ let regions = { column: null, list: [] };
 /** Rows whose names are wanted, the most wanted first. */
 function wanted(inside) {
   const out = standOut();
-  const first = [...state.selected];
+  const first = state.selected.length <= 40 ? [...state.selected] : [];
   if (state.selected.length === 1) first.push(...nearest(state.selected[0]).map(({ row }) => row));
   if (state.hits && state.hits.length <= 80) first.push(...state.hits);
   const rows = first.slice(0, 120);
@@ -94,13 +96,14 @@ function paintNames() {
     const half = map.size / 2;
     for (const [x, y] of at.values()) boxes.add([x - half, y - half, x + half, y + half]);
   }
-  paintRegions(boxes, near, inside.length);
+  const regional = (near <= 4 && !state.hits && (K > 60 || inside.length > 60));
+  if (!standOut()) paintRegions(boxes, regional);
   const placed = [];
   for (const row of state.show.names ? wanted(inside) : []) {
     if (!at.has(row) || placed.length >= 70) continue;
     const [x, y] = at.get(row);
     const wide = widthOf(labels()[row], false);
-    const gap = map.size / 2 + 3;
+    const gap = map.size / 2 + (state.selected.length < MANY && state.selected.includes(row) ? 8 : 3);
     const options = [
       ["left", gap, 0, [x + gap, y - 8, x + gap + wide, y + 8]],
       ["right", -gap, 0, [x - gap - wide, y - 8, x - gap, y + 8]],
@@ -114,6 +117,7 @@ function paintNames() {
     boxes.add(option[3]);
     placed.push({ row, align: option[0], dx: option[1], dy: option[2] });
   }
+  if (standOut()) paintRegions(boxes, regional);
   fill("names", {
     x: placed.map(({ row }) => place.x[row]),
     y: placed.map(({ row }) => place.y[row]),
@@ -127,35 +131,38 @@ function paintNames() {
 }
 
 /** From afar a map names its countries: categories, where each is densest. */
-function paintRegions(boxes, near, inside) {
+function paintRegions(boxes, regional) {
   if (regions.column !== coloring.column) {
     regions = { column: coloring.column, list: coloring.entries ? findCentres() : [] };
   }
-  const quiet = !state.show.names || standOut() || near > 4 || (inside <= 60 && K <= 60);
+  const faint = standOut() !== null;
+  const lift = map.size / 2 + 10;
   const placed = [];
-  for (const region of quiet ? [] : regions.list) {
+  for (const region of regional && state.show.names ? regions.list : []) {
     if (state.hidden.has(region.name)) continue;
     const { x_scale, y_scale } = map.view.frame;
-    const [x, y] = [x_scale.compute(region.x), y_scale.compute(region.y) - map.size / 2 - 10];
+    const [x, y] = [x_scale.compute(region.x), y_scale.compute(region.y) - lift];
     const text = region.name.length > 22 ? `${region.name.slice(0, 21)}…` : region.name;
     const half = widthOf(text, true) / 2 + 3;
     const box = [x - half, y - 11, x + half, y + 11];
-    if (placed.some(({ box: other }) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3])) continue;
+    // Names of models, which come first, are kept clear; points may be covered by a few of these.
+    if (faint ? boxes.hits(box) : placed.some(({ box: other }) => overlap(box, other))) continue;
     placed.push({ ...region, text, box });
     boxes.add(box);
   }
   const tint = (color) => {
     const target = dark() ? 255 : 0;
-    return hex(rgb(onPage(color)).map((part) => part + 0.42 * (target - part)));
+    const strong = hex(rgb(onPage(color)).map((part) => part + 0.42 * (target - part)));
+    return withAlpha(strong, faint ? 0.5 : 1);
   };
   fill("regions", {
     x: placed.map(({ x }) => x),
     y: placed.map(({ y }) => y),
     text: placed.map(({ text }) => text),
     dx: placed.map(() => 0),
-    dy: placed.map(() => -map.size / 2 - 10),
+    dy: placed.map(() => -lift),
     align: placed.map(() => "center"),
     ink: placed.map(({ color }) => tint(color)),
-    paper: placed.map(() => withAlpha(paper(), 0.72)),
+    paper: placed.map(() => withAlpha(paper(), faint ? 0.3 : 0.72)),
   });
 }

@@ -48,7 +48,7 @@ async function openPlot() {
   plot.on_event("selectiongeometry", (event) => surrounded(event));
   plot.document.event_manager.subscribed_models.add(plot);
   // The host takes the keys; a second stop for Tab inside of it would do nothing.
-  map.view.canvas_view.events_el.tabIndex = -1;
+  Object.assign(map.view.canvas_view.events_el, { tabIndex: -1 }).style.outline = "none";
   plot.properties.inner_width.change.connect(resized);
   plot.properties.inner_height.change.connect(resized);
 }
@@ -74,7 +74,8 @@ let kept = null;
 /** Look at a place. Both axes have the same scale, or distances could not be seen. */
 function lookAt({ x, y, unit }) {
   const { width, height } = frame();
-  const scale = Math.max(LARGEST / 2000 / Math.min(width, height), Math.min(unit, (LARGEST * 6) / Math.max(width, height)));
+  const [least, most] = [LARGEST / 2000 / Math.min(width, height), (LARGEST * 6) / Math.max(width, height)];
+  const scale = Math.max(least, Math.min(unit, most));
   kept = { x, y, unit: scale };
   map.plot.x_range.setv({ start: x - (width / 2) * scale, end: x + (width / 2) * scale });
   map.plot.y_range.setv({ start: y - (height / 2) * scale, end: y + (height / 2) * scale });

@@ -7,6 +7,12 @@ function hitButtons() {
   return [...document.querySelectorAll("#hits [role=option]")];
 }
 
+function hitsInWords() {
+  const { length } = state.hits;
+  if (!length) return "No model has all these words in its name, id, family, architecture or licence.";
+  return length > MOST_HITS ? `and ${count(length - MOST_HITS)} more` : "";
+}
+
 function drawHits() {
   const list = find("#hits");
   const field = find("#search");
@@ -22,8 +28,8 @@ function drawHits() {
     role: "option", id: `hit-${at}`, "aria-selected": "false", "data-row": row,
     onmousedown: (event) => { event.preventDefault(); choose(row, event.shiftKey || event.ctrlKey); },
     onmouseenter: () => hover(row), onmouseleave: () => hover(-1),
-  }, swatch(row), make("span", { class: "label", text: names[row] }), make("span", { class: "soft", text: summary(row) }))),
-  make("p", { class: "soft", text: state.hits.length === 0 ? "No model has all these words in its name, id, family, architecture or licence." : state.hits.length > MOST_HITS ? `and ${count(state.hits.length - MOST_HITS)} more` : "" }));
+  }, swatch(row), make("span", { class: "label", text: names[row] }), note(summary(row)))),
+  make("p", { class: "soft", text: hitsInWords() }));
 }
 
 function walk(step) {

@@ -62,7 +62,8 @@ function drawTable() {
   const only = find("#only");
   only.hidden = state.selected.length === 0;
   only.setAttribute("aria-pressed", String(state.onlySelected));
-  find("#shown").textContent = rows.length === K ? `All ${count(K)} models` : `${count(rows.length)} of ${count(K)} models`;
+  const all = plural(K, "model");
+  find("#shown").textContent = rows.length === K ? `All ${all}` : `${count(rows.length)} of ${all}`;
   find("#models thead").replaceChildren(head);
   find("#models tbody").replaceChildren(...rows.slice(0, sorting.shown).map(tableRow));
   const more = find("#more");
