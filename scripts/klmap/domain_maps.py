@@ -28,7 +28,8 @@ from klmap.store import MatrixFile
 COLUMNS = ("domain", "texts", "model", "x", "y", "correlation")
 
 LEAST_TEXTS = 20
-"""Domains of fewer texts are joined: a KL from so few says little."""
+"""Domains of fewer texts are joined, and left out where they are fewer together: a KL from so few
+says little. Where nothing else is left, they are one map."""
 
 MOST_MAPS = 24
 """Maps that a figure has room for; the smallest domains beyond are joined."""
@@ -55,7 +56,7 @@ class DomainMap:
 def make(
     matrix: MatrixFile, places: Sequence[layout.Place], report: layout.Report, seed: int
 ) -> list[DomainMap]:
-    """The maps of all domains, the largest first.
+    """The maps of all domains, the largest first; at least one.
 
     Everything runs in one thread, because sums split over threads depend on their number. Needs
     K x K numbers four times, and the texts of the largest domain.
@@ -91,7 +92,7 @@ def _tell(domains: split.Domains, labels: Sequence[str]) -> None:
         texts = domains.sizes[-1]
         logger.info(
             "%s: %s; %s",
-            "joined" if texts >= LEAST_TEXTS else "left out",
+            "joined" if texts >= LEAST_TEXTS or len(domains.names) == 1 else "left out",
             ", ".join(rest),
             f"{texts} texts together",
         )
@@ -110,7 +111,7 @@ def _each(matrix: MatrixFile, domains: split.Domains) -> Iterator[tuple[int, Flo
     for block in split.blocks(matrix, domains, whole=True):
         for number in np.unique(block.domains):
             begin, end = np.searchsorted(block.domains, [number, number + 1])
-            if end - begin < LEAST_TEXTS:
+            if end - begin < LEAST_TEXTS and len(domains.names) > 1:
                 continue
             own_bytes = float(matrix.n_bytes[domains.code == number].mean())
             points = block.values[:, begin:end]

@@ -153,7 +153,9 @@ def _read(
         place = np.flatnonzero((wanted >= begin) & (wanted < end))
         if place.size:
             values = np.asarray(matrix.loglik(begin, end), np.float64)
-            yield place, np.maximum(values[wanted[place] - begin], matrix.clip_threshold)
+            if place.size < len(values):
+                values = values[wanted[place] - begin]
+            yield place, np.maximum(values, matrix.clip_threshold)
 
 
 def _cuts(sizes: Sequence[int], width: int, whole: bool) -> Iterator[tuple[int, int]]:
