@@ -17,7 +17,9 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from klmap import explorer_data, files, geometry, layout, neighbors, store
+from klmap.alignment import Movement
 from klmap.collect import Model
+from klmap.quality import Quality
 
 DENSE_LIMIT = 2000
 FAMILIES = (
@@ -287,22 +289,14 @@ def _write_layout(
         for model, (x, y) in zip(models, points, strict=True)
     ]
     layout.write_layout(folder / "layout.tsv", places)
-    files.write_json(
-        folder / "layout.json",
-        {
-            "method": "tsne", "metric": "euclidean", "perplexity": 30, "seed": 42,
-            "iterations": 1000, "input": "0" * 64, "texts_sha256": "0" * 64,
-            "quality": {
-                "neighbors": 10, "preserved": 0.61, "trustworthiness": 0.97,
-                "sampled": len(models),
-            },
-            "stable": {
-                "kept": len(models) - 1, "new": 1, "gone": 0, "median": 0.004, "p95": 0.02,
-                "largest": 0.1,
-            },
-            "reason": "",
-        },
+    count = len(models)
+    report = layout.Report(
+        texts_sha256="0" * 64, method="tsne", metric="euclidean", perplexity=30, seed=42,
+        iterations=1000, input="0" * 64, table=files.sha256_of(folder / "layout.tsv"),
+        quality=Quality(10, 0.61, 0.97, min(count, 2000), count),
+        stable=Movement(count - 1, 1, 0, 0.004, 0.02, 0.1), reason="",
     )  # fmt: skip
+    layout.write_report(folder / "layout.json", report)
     major = rng.lognormal(0.5, 0.4, len(models))
     rows = zip(
         [model.model for model in models], points[:, 0], points[:, 1], major, 0.6 * major,

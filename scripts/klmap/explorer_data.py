@@ -33,6 +33,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from klmap import (
+    bootstrap,
     collect,
     explorer_arrays,
     explorer_columns,
@@ -45,7 +46,7 @@ from klmap import (
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.explorer_arrays import packed
-from klmap.files import read_json, read_tsv
+from klmap.files import read_json
 from klmap.geometry import BEYOND, Ints
 from klmap.log import logger
 from klmap.neighbors import Neighbor
@@ -263,14 +264,11 @@ def _layout(path: Path, places: Sequence[layout.Place]) -> dict[str, Any]:
 
 
 def _ellipses(path: Path, models: Sequence[Model]) -> dict[str, Any]:
-    rows = {row["model"]: row for row in read_tsv(path)}
-    try:
-        return {
-            name: packed(np.array([float(rows[model.model][name]) for model in models]), "f4")
-            for name in ("x", "y", "major", "minor", "angle")
-        }
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: {error}; remove it and run again") from None
+    found = bootstrap.read_ellipses(path, models)
+    return {
+        name: packed(np.array([getattr(ellipse, name) for ellipse in found]), "f4")
+        for name in ("x", "y", "major", "minor", "angle")
+    }
 
 
 def _about(found: Mapping[str, Any] | None) -> str:
