@@ -385,6 +385,18 @@ def test_switches_show_lineage_runs_and_ellipses(page: Page, made: MapFiles) -> 
     until(page, "klmap.shown('names') === 0")
 
 
+def test_a_projection_has_a_ruler(made: MapFiles, visit: Open, tmp_path: Path) -> None:
+    payload = made.payload()
+    assert visit(made.path("map.html")).locator("#ruler").count() == 0
+    page = visit(write(tmp_path, {**payload, "layout": {**payload["layout"], "method": "pca"}}))
+    for _ in range(3):
+        page.wait_for_timeout(80)
+        kl = float(page.locator("#ruler span").inner_text().split()[1])
+        width = page.locator("#ruler i").evaluate("one => parseFloat(one.style.width)")
+        assert (width * page.evaluate("klmap.scales().x")) ** 2 == pytest.approx(kl, rel=1e-3)
+        page.click("#zoom-in")
+
+
 def draw(page: Page, corners: list[tuple[float, float]]) -> None:
     page.mouse.move(*corners[0])
     page.mouse.down()

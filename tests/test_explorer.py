@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from klmap import explorer, explorer_plot, style
+from klmap import explorer, explorer_plot, store, style, tree
+from tests.mapfiles import zoo
 from tests.pagefiles import HOSTILE, MapFiles, write_map
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,17 +164,27 @@ def test_the_page_says_how_far_to_trust_it() -> None:
     stable = {"kept": 57, "new": 3, "gone": 1, "median": 0.004, "p95": 0.02, "largest": 0.1}
     tiles = explorer.tiles({"quality": quality, "stable": stable})
     assert [tile["value"] for tile in tiles] == ["61 %", "0.970", "0.4 %", "3"]
+    assert (
+        explorer.tiles({"quality": quality, "stable": {**stable, "new": 0, "gone": 0}}) == tiles[:3]
+    )
     assert explorer.tiles({"quality": None, "stable": None}) == []
+    few = {"label": "PCA", "quality": {**quality, "neighbors": 0}, "reason": "there is none before"}
+    assert explorer.tiles(few) == []
+    assert explorer.sentences(few) == [
+        "Placed by PCA.",
+        "There are too few models to say how faithful the map is.",
+        "A fresh layout: there is none before.",
+    ]
 
 
-def test_an_empty_place_for_ellipses_is_none(tmp_path: Path) -> None:
+def test_what_is_optional_may_be_missing(tmp_path: Path) -> None:
     """As the workflow calls the command where no ellipses were asked for, and where they were."""
     files = write_map(tmp_path / "demo", 6)
-    for given in ([], ["ellipses.tsv"]):
-        page = tmp_path / f"{len(given)}.html"
-        run(files, page, "--ellipses", *[files.path(name) for name in given])
+    for given, more, name in ([], [], "demo"), (["ellipses.tsv"], ["--texts", "others"], "others"):
+        page = tmp_path / f"{name}.html"
+        run(files, page, "--ellipses", *[files.path(name) for name in given], *more)
         assert (data_of(page.read_text())["ellipses"] is None) == (not given)
-        assert "of “demo”" in page.read_text()
+        assert f"of “{name}”" in page.read_text()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -187,11 +197,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "map.html").exists()
 
 
-def test_the_name_of_the_texts_can_be_given(tmp_path: Path) -> None:
-    files = write_map(tmp_path / "demo", 6)
-    run(files, tmp_path / "map.html", "--texts", "others")
-    assert "of “others”" in (tmp_path / "map.html").read_text()
-    shutil.rmtree(files.folder)
+def test_all_scripts_in_a_row(tmp_path: Path) -> None:
+    """The commands as the workflow calls them, from score files to the page."""
+    folder = zoo(tmp_path / "demo")
+    folder.write_index()
+    out = folder.root
+    commands = [
+        f"matrix.py --index {folder.index} --scores {folder.scores} --cards {folder.cards} "
+        f"--texts {folder.texts} --manifest {folder.manifest} --on-failure stop "
+        f"--matrix {out}/matrix.h5 --models {out}/models.tsv --failures {out}/failures.tsv",
+        f"kl.py --matrix {out}/matrix.h5 --models {out}/models.tsv --neighbors 10 "
+        f"--dense-limit 5000 --kl {out}/kl.h5 --neighbors-table {out}/neighbors.tsv",
+        f"layout.py --matrix {out}/matrix.h5 --kl {out}/kl.h5 --models {out}/models.tsv "
+        f"--iterations 250 --layout {out}/layout.tsv --report {out}/layout.json",
+        f"tree.py --kl {out}/kl.h5 --matrix {out}/matrix.h5 --bootstrap 5 --tree {out}/tree.nwk",
+        f"figures.py --models {out}/models.tsv --layout {out}/layout.tsv --kl {out}/kl.h5 "
+        f"--layout-report {out}/layout.json --tree {out}/tree.nwk --color-by family "
+        f"--figures {out}/figures map checkpoints",
+        f"explorer.py --models {out}/models.tsv --layout {out}/layout.tsv "
+        f"--layout-report {out}/layout.json --neighbors-table {out}/neighbors.tsv "
+        f"--kl {out}/kl.h5 --matrix {out}/matrix.h5 --manifest {folder.manifest} "
+        f"--ellipses --page {out}/map.html",
+    ]
+    for command in commands:
+        script, *arguments = command.split()
+        done = subprocess.run(
+            [sys.executable, ROOT / "scripts" / script, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == ""
+    models = store.read_matrix(out / "matrix.h5").model
+    assert data_of((out / "map.html").read_text())["models"] == models
+    assert sorted(tree.read_tree(out / "tree.nwk").leaves()) == models
+    assert {path.stem for path in (out / "figures").iterdir()} == {"map", "checkpoints"}
 
 
 def run(files: MapFiles, page: Path, *more: Any, check: bool = True) -> Any:

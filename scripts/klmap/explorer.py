@@ -108,51 +108,56 @@ def tiles(layout: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     found = []
     quality, stable = layout.get("quality"), layout.get("stable")
-    if quality:
+    if quality and quality["neighbors"] > 0:
         k = quality["neighbors"]
-        if quality.get("preserved") is not None:
-            found.append(
-                {
-                    "name": f"of the {k} nearest kept" if k != 1 else "nearest kept",
-                    "value": f"{100 * quality['preserved']:.0f} %",
-                    "help": f"Share of each model's {k} nearest models by KL that are among its "
-                    f"{k} nearest on the map. 100 % would be a map without loss.",
-                }
-            )
-        if quality.get("trustworthiness") is not None:
-            found.append(
-                {
-                    "name": "trustworthiness",
-                    "value": f"{quality['trustworthiness']:.3f}",
-                    "help": "1 where no model that is far by KL was put among the nearest on the "
-                    "map; each that was counts by how far it is (Venna and Kaski 2001).",
-                }
-            )
+        found += [
+            _tile(
+                f"of the {k} nearest kept" if k != 1 else "nearest kept",
+                f"{100 * quality['preserved']:.0f} %",
+                f"Share of each model's {k} nearest models by KL that are among its {k} nearest "
+                f"on the map, of {quality['sampled']:,} models. 100 % were a map without loss.",
+            ),
+            _tile(
+                "trustworthiness",
+                f"{quality['trustworthiness']:.3f}",
+                "1 where no model that is far by KL was put among the nearest on the map; each "
+                "that was counts by how far it is (Venna and Kaski 2001).",
+            ),
+        ]
     if stable:
         found.append(
-            {
-                "name": "old models moved by",
-                "value": f"{100 * stable['median']:.1f} %",
-                "help": f"Median way of the {stable['kept']:,} models that an earlier map showed, "
-                f"in shares of the map's width; 95 of 100 moved by less than "
-                f"{100 * stable['p95']:.1f} %.",
-            }
+            _tile(
+                "old models moved by",
+                f"{100 * stable['median']:.1f} %",
+                f"Median way of the {stable['kept']:,} models that the map showed before, in "
+                f"shares of its width; 95 of 100 moved by less than {100 * stable['p95']:.1f} %.",
+            )
         )
+    if stable and (stable["new"] or stable["gone"]):
         found.append(
-            {
-                "name": "new on this map",
-                "value": f"{stable['new']:,}",
-                "help": f"Models that the earlier map did not show; {stable['gone']:,} of its "
-                "models are not here any more.",
-            }
+            _tile(
+                "new on this map",
+                f"{stable['new']:,}",
+                f"Models that the map did not show before; {stable['gone']:,} that it showed are "
+                "not here any more.",
+            )
         )
     return found
 
 
+def _tile(name: str, value: str, help_text: str) -> dict[str, str]:
+    return {"name": name, "value": value, "help": help_text}
+
+
 def sentences(layout: Mapping[str, Any]) -> list[str]:
     """How the models were placed, in words."""
-    reason = str(layout.get("reason") or "")
-    return [f"Placed by {layout['label']}" + (f"; a fresh layout, {reason}." if reason else ".")]
+    quality, reason = layout.get("quality"), str(layout.get("reason") or "")
+    words = [f"Placed by {layout['label']}."]
+    if quality and quality["neighbors"] < 1:
+        words.append("There are too few models to say how faithful the map is.")
+    if reason:
+        words.append(f"A fresh layout: {reason}.")
+    return words
 
 
 def _digest(script: str) -> str:

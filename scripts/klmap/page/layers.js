@@ -139,8 +139,8 @@ function paintEllipses() {
     width: drawn.map((row) => 2 * found.major[row]),
     height: drawn.map((row) => 2 * found.minor[row]),
     angle: drawn.map((row) => (found.angle[row] * Math.PI) / 180),
-    fill: drawn.map((row) => withAlpha(coloring.colors[row], 0.1)),
-    edge: drawn.map((row) => withAlpha(coloring.colors[row], 0.55)),
+    fill: drawn.map((row) => withAlpha(coloring.colors[row], drawn.length > 60 ? 0.03 : 0.1)),
+    edge: drawn.map((row) => withAlpha(coloring.colors[row], drawn.length > 60 ? 0.35 : 0.55)),
   });
 }
 
