@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, figures, layout, log, scene, store, tree
+from klmap import bootstrap, collect, domain_maps, figures, layout, log, scene, store, tree
 
 
 def main() -> None:
@@ -13,10 +13,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, required=True, help="models.tsv")
     parser.add_argument("--layout", type=Path, required=True, help="layout.tsv")
+    parser.add_argument("--layout-report", type=Path, required=True, help="layout.json")
     parser.add_argument("--kl", type=Path, required=True, help="kl.h5")
     parser.add_argument("--tree", type=Path, nargs="?", help="tree.nwk; not for the maps alone")
+    parser.add_argument("--ellipses", type=Path, nargs="?", help="ellipses.tsv, for that figure")
+    parser.add_argument("--domains", type=Path, nargs="?", help="domains.tsv, for that figure")
     parser.add_argument(
-        "--bootstrap", type=int, default=0, help="how many bootstrap samples the tree was made of"
+        "--bootstrap", type=int, default=0, help="how many samples tree and ellipses are made of"
     )
     parser.add_argument("--color-by", default="family", help="column of models.tsv")
     parser.add_argument("--texts", help="the text set's name; by default the folder of kl.h5")
@@ -32,6 +35,9 @@ def main() -> None:
         tree=tree.read_tree(args.tree) if args.tree else None,
         texts=args.texts or args.kl.resolve().parent.name,
         color_by=args.color_by,
+        report=layout.read_report(args.layout_report),
+        ellipses=bootstrap.read_ellipses(args.ellipses, models) if args.ellipses else (),
+        domains=domain_maps.read_domains(args.domains, models) if args.domains else (),
         replicates=args.bootstrap,
     )
     figures.draw(drawn, args.figures, args.names)

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from klmap import bootstrap, geometry, tree
+from klmap import bootstrap, geometry, layout, store, tree
+from klmap.collect import Model
 from klmap.errors import InputError
+from klmap.layout import Report
+from klmap.quality import Quality
 from klmap.store import Distances, Matrix
 
 BYTES = 700.0
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def matrix_of(loglik: geometry.Floats, threshold: float = -1e9) -> Matrix:
@@ -151,3 +157,138 @@ def test_support_comes_back_from_the_file(tmp_path: Path) -> None:
     again = support_of(tree.read_tree(tmp_path / "tree.nwk"))
     assert again == {group: pytest.approx(share) for group, share in support_of(root).items()}
     assert min(again.values()) < 1
+
+
+def report_of(method: str) -> Report:
+    faithful = Quality(10, 1.0, 1.0, 10, 10)
+    return Report("a" * 64, method, "euclidean", 30, 42, 250, "", "", faithful, None, "")
+
+
+def mapped(matrix: Matrix, method: str) -> list[layout.Place]:
+    models = [Model(name) for name in matrix.model]
+    return layout.place(matrix, models, method=method, iterations=500)  # type: ignore[arg-type]
+
+
+def of_groups(models: int, texts: int, seed: int = 0) -> Matrix:
+    """Three groups of models along a few directions, and what is each model's own."""
+    rng = np.random.default_rng(seed)
+    where = rng.normal(0, 1, (models, 4)) + 4 * np.eye(4)[np.arange(models) % 3]
+    own = rng.normal(0, 25, (models, texts))
+    return matrix_of(-600 + 25 * where @ rng.normal(size=(4, texts)) + own)
+
+
+def sizes(matrix: Matrix, method: str, count: int) -> geometry.Floats:
+    """(K,) half axes of the ellipses, as shares of the map's width."""
+    places = mapped(matrix, method)
+    found = bootstrap.ellipses(matrix, places, report_of(method), count, seed=3)
+    side = np.ptp(layout.plane_of(places), axis=0).max()
+    return np.array([row.major for row in found]) / side
+
+
+def test_ellipses_shrink_with_the_square_root_of_the_texts() -> None:
+    few, many = (sizes(of_groups(12, texts), "pca", 60) for texts in (300, 4800))
+    assert np.median(few / many) == pytest.approx(4, rel=0.2)
+
+
+def test_fewer_texts_make_larger_ellipses_under_tsne_too() -> None:
+    """Not exactly so: a layout of fewer texts is another one."""
+    few, many = (sizes(of_groups(30, texts), "tsne", 8) for texts in (300, 4800))
+    assert np.median(few / many) > 2
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_the_texts_of_the_map_themselves_move_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What continuing a layout moves anyway is no uncertainty."""
+    monkeypatch.setattr(bootstrap, "draw", lambda texts, *_: np.ones(texts, np.int64))
+    matrix = of_groups(12, 200)
+    places = mapped(matrix, method)
+    for row, place in zip(
+        bootstrap.ellipses(matrix, places, report_of(method), 3, 0), places, strict=True
+    ):
+        assert (row.x, row.y) == (place.x, place.y)
+        assert row.major == pytest.approx(0, abs=1e-9)
+
+
+def test_an_ellipse_holds_95_percent_of_normal_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = of_groups(6, 50)
+    places = mapped(matrix, "pca")
+    rng = np.random.default_rng(1)
+    turn = np.array([[np.cos(0.5), -np.sin(0.5)], [np.sin(0.5), np.cos(0.5)]])
+    clouds = (rng.normal(size=(4000, 6, 2)) * (3, 1)) @ turn.T
+    drawn = iter(clouds)
+    monkeypatch.setattr(layout, "continued", lambda _, start, *__: start + next(drawn))
+    found = bootstrap.ellipses(matrix, places, report_of("pca"), 4000, 0)
+    for number, row in enumerate(found):
+        assert row.major == pytest.approx(3 * np.sqrt(5.991), rel=0.05)
+        assert row.minor == pytest.approx(np.sqrt(5.991), rel=0.05)
+        assert row.angle == pytest.approx(np.degrees(0.5), abs=2)
+        along = clouds[:, number] @ turn
+        inside = (along[:, 0] / row.major) ** 2 + (along[:, 1] / row.minor) ** 2 <= 1
+        assert inside.mean() == pytest.approx(0.95, abs=0.015)
+
+
+def test_pca_is_projected_anew_with_every_sample() -> None:
+    matrix = of_groups(7, 150)
+    places = mapped(matrix, "pca")
+    start = layout.plane_of(places)
+    q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
+    clouds = []
+    for replicate in range(4):
+        drawn = np.repeat(np.arange(150), bootstrap.draw(150, 5, replicate))
+        anew = geometry.double_centre(matrix.loglik[:, drawn], matrix.clip_threshold)
+        plane = geometry.principal_components(geometry.features(anew, BYTES))[:, :2]
+        left, _, right = np.linalg.svd(plane.T @ (start - start.mean(axis=0)))
+        clouds.append(plane @ left @ right)
+    found = bootstrap.ellipses(matrix, places, report_of("pca"), 4, 5)
+    assert q.shape == (7, 150)
+    for number, row in enumerate(found):
+        values = np.linalg.eigvalsh(np.cov(np.array(clouds)[:, number].T))
+        expected = np.sqrt(5.991465 * values)
+        assert (row.minor, row.major) == pytest.approx(tuple(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("models", [1, 2, 3])
+def test_few_models_have_ellipses(models: int) -> None:
+    matrix = of_groups(models, 60)
+    found = bootstrap.ellipses(matrix, mapped(matrix, "tsne"), report_of("pca"), 5, 0)
+    assert len(found) == models
+    assert all(np.isfinite((row.major, row.minor, row.angle)).all() for row in found)
+
+
+def test_ellipses_are_the_same_every_time_and_come_back_from_the_file(tmp_path: Path) -> None:
+    matrix = of_groups(8, 80)
+    places = mapped(matrix, "tsne")
+    for name in ("a", "b"):
+        rows = bootstrap.ellipses(matrix, places, report_of("tsne"), 3, 1)
+        bootstrap.write_ellipses(tmp_path / name, rows)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    models = [Model(name) for name in reversed(matrix.model)]
+    again = bootstrap.read_ellipses(tmp_path / "a", models)
+    assert [row.model for row in again] == matrix.model[::-1]
+    assert again[0].major == pytest.approx(rows[-1].major, rel=1e-5)
+    with pytest.raises(InputError, match="'other' is missing"):
+        bootstrap.read_ellipses(tmp_path / "a", [Model("other")])
+    (tmp_path / "a").write_text("model\tx\ty\tmajor\tminor\tangle\nm0\t1\t2\tmuch\t3\t4\n")
+    with pytest.raises(InputError, match="much"):
+        bootstrap.read_ellipses(tmp_path / "a", models)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--dense-limit", "2"], "map.ellipses"), (["--bootstrap", "1"], "map.bootstrap")],
+)
+def test_what_ellipses_are_not_computed_for(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    store.write_matrix(tmp_path / "matrix.h5", of_groups(3, 20))
+    files = ("models", "layout", "layout-report", "ellipses")
+    command = [sys.executable, str(ROOT / "scripts" / "ellipses.py"), *arguments]
+    command += ["--matrix", str(tmp_path / "matrix.h5")]
+    command += [part for name in files for part in (f"--{name}", str(tmp_path / name))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "ellipses").exists()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,12 +107,3 @@ def test_models_of_unknown_likelihood_are_grey_in_the_second_panel() -> None:
     figure = figures.FIGURES["paper"](synthetic(models))
     colors = [to_hex(color) for color in figure.axes[1].collections[0].get_facecolor()]  # type: ignore[arg-type,union-attr]
     assert np.flatnonzero(np.array(colors) == figure_paper.OTHERS).tolist() == [4]
-
-
-def test_1018_models_make_a_small_file(tmp_path: Path) -> None:
-    models = [
-        replace(row, family=[*style.PUBLISHED, "phi"][i % 12], mean_loglik=-600.0 - i)
-        for i, row in enumerate(mapfiles.models(1018))
-    ]
-    figures.draw(synthetic(models), tmp_path, ["paper"])
-    assert (tmp_path / "paper.svg").stat().st_size < 1_000_000

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.collections import EllipseCollection
 from matplotlib.image import imread
 
 from klmap import charts, figures, geometry, labels, lineage, style, tree
@@ -35,7 +36,7 @@ def test_every_figure_is_written_twice_and_has_content(scene: Scene, tmp_path: P
 
 def test_figures_are_the_same_byte_for_byte(scene: Scene, tmp_path: Path) -> None:
     for run in ("a", "b"):
-        figures.draw(scene, tmp_path / run, ["map", "heatmap"])
+        figures.draw(scene, tmp_path / run, ["map", "heatmap", "ellipses", "layout"])
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
@@ -58,7 +59,7 @@ def test_equal_models_can_be_drawn(tmp_path: Path) -> None:
 
 def test_1018_models_are_drawn_without_labels(tmp_path: Path) -> None:
     many = synthetic(mapfiles.models(1018, families=30))
-    figures.draw(many, tmp_path, ["map", "heatmap", "dendrogram"])
+    figures.draw(many, tmp_path, ["map", "heatmap", "dendrogram", "ellipses", "layout", "paper"])
     for path in tmp_path.glob("*.svg"):
         assert "model-0001" not in path.read_text()
         assert path.stat().st_size < 6_000_000
@@ -160,6 +161,65 @@ def test_a_tree_without_support_says_nothing_of_it(scene: Scene) -> None:
     figure = figures.FIGURES["dendrogram"](scene)
     assert not any("bootstrap" in text.get_text() for text in figure.texts)
     assert len(figure.legends) == 1
+
+
+@pytest.mark.parametrize("name", ["map", "loglik", "ellipses", "paper", "layout"])
+def test_every_map_says_how_faithful_it_is_and_how_far_models_moved(
+    scene: Scene, name: str
+) -> None:
+    def said(drawn: Scene) -> str:
+        texts = (text.get_text() for text in figures.FIGURES[name](drawn).texts)
+        return " ".join(" ".join(texts).split())
+
+    assert scene.report is not None
+    share = f"{100 * scene.report.quality.preserved:.0f} %"
+    assert f"{share} are among its {scene.report.quality.neighbors} nearest" in said(scene)
+    assert "kept their places (median movement 1.2 %" in said(scene)
+    assert "trustworthiness" not in said(replace(scene, report=None))
+
+
+def test_long_sentences_stay_within_the_figure(scene: Scene) -> None:
+    assert scene.report is not None
+    many = replace(scene.report.quality, sampled=2000, models=100_000)
+    moved = replace(scene.report.stable, kept=99_000, new=1000, gone=1234)  # type: ignore[type-var]
+    crowded = replace(scene, report=replace(scene.report, quality=many, stable=moved))
+    for name in ("map", "layout", "paper"):
+        figure = figures.FIGURES[name](crowded)
+        for text in figure.texts:
+            assert text.get_window_extent().x1 < figure.bbox.x1, name
+        low = min(text.get_window_extent().y0 for text in figure.texts)
+        assert low >= 0
+        assert all(axes.get_window_extent().y0 > low for axes in figure.axes)
+
+
+def test_ellipses_are_drawn_where_and_as_large_as_they_are(scene: Scene) -> None:
+    figure = figures.FIGURES["ellipses"](scene)
+    drawn = next(c for c in figure.axes[0].collections if isinstance(c, EllipseCollection))
+    order = sorted(scene.ellipses, key=lambda own: -own.major)
+    np.testing.assert_allclose(drawn.get_offsets(), [(own.x, own.y) for own in order])
+    np.testing.assert_allclose(drawn.get_widths(), [2 * own.major for own in order])
+    np.testing.assert_allclose(drawn.get_heights(), [2 * own.minor for own in order])
+    np.testing.assert_allclose(drawn.get_angles(), [own.angle for own in order])
+    assert any("4 bootstrap samples" in text.get_text() for text in figure.texts)
+
+
+def test_the_frame_holds_all_ellipses(scene: Scene) -> None:
+    for angle in (0.0, 30.0, 90.0):
+        wide = [replace(own, major=80.0, minor=1.0, angle=angle) for own in scene.ellipses]
+        axes = figures.FIGURES["ellipses"](replace(scene, ellipses=wide)).axes[0]
+        along = 80 * np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
+        for own in wide:
+            for tip in (np.add((own.x, own.y), along), np.subtract((own.x, own.y), along)):
+                assert axes.get_xlim()[0] < tip[0] < axes.get_xlim()[1]
+                assert axes.get_ylim()[0] < tip[1] < axes.get_ylim()[1]
+
+
+@pytest.mark.parametrize(("field", "name"), [("ellipses", "ellipses"), ("domains", "domains")])
+def test_what_was_not_asked_for_is_not_drawn(
+    scene: Scene, tmp_path: Path, field: str, name: str
+) -> None:
+    with pytest.raises(InputError, match=f"--{name}"):
+        figures.draw(replace(scene, **{field: ()}), tmp_path, [name])  # type: ignore[arg-type]
 
 
 def _svg(scene: Scene, folder: Path, name: str) -> str:

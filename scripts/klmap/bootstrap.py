@@ -8,24 +8,41 @@ repeated, is klmap's own.
 
 It measures the chance that lies in the choice of texts. It does not measure what texts of another
 kind would show, the numerical noise of the scores (``noise_nats``), or what the second-order
-approximation of the KL divergence leaves out.
+approximation of the KL divergence leaves out. An ellipse says what another sample of texts would do
+to this very picture: each replicate is continued from it, so groups stay where they are as long as
+the distances allow. It does not say whether a fresh layout, of another seed or method, would have
+put the groups elsewhere. The optimisation of t-SNE and UMAP never ends at one point, so their ellipses
+have half axes of a few thousandths of the map's width even where texts decide nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from klmap import geometry
+from klmap import geometry, layout
+from klmap.collect import Model
+from klmap.errors import InputError
+from klmap.files import read_tsv, write_tsv
 from klmap.geometry import Floats
+from klmap.layout import Place, Report
 from klmap.log import Progress
 from klmap.store import Matrix
 
 Counts = npt.NDArray[np.int64]
 
-_COLUMNS = 1024
+COLUMNS = ("model", "x", "y", "major", "minor", "angle")
+
+COVERAGE = 0.95
+"""Share of the places of a model that its ellipse holds, if they are normally distributed."""
+
 _ROUNDING = 1e-12
 
 
@@ -44,13 +61,12 @@ def draw(n_texts: int, seed: int, replicate: int) -> Counts:
     return np.bincount(texts, minlength=n_texts).astype(np.int64)
 
 
-def kl_of_sample(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
-    """KL of all pairs of models on texts that count as often as they were drawn.
+def sample_points(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
+    """Coordinates of the models on texts that count as often as they were drawn.
 
-    Equals :func:`geometry.pairwise_kl` of the columns ``np.repeat(arange(N), counts)``, centred
-    anew, without making them: with weighted means taken out,
-    ``sum_s w_s d_s^2 = G_ii + G_jj - 2 G_ij``, G being the Gram matrix with weights. Texts that
-    were not drawn, a third of all, are left out of it.
+    The squared distance of two models is their KL, as :func:`geometry.pairwise_kl` gives it for the
+    columns ``np.repeat(arange(N), counts)``, centred anew. A text that was drawn ``w`` times stands
+    here once, times ``sqrt(w)``; texts that were not drawn, a third of all, are left out.
 
     Args:
         q: (K, N) float64 nats per text, from :func:`geometry.double_centre`; any constant that
@@ -59,30 +75,38 @@ def kl_of_sample(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
         mean_bytes: UTF-8 bytes per text, B.
 
     Returns:
-        (K, K) float64 in bits per byte; symmetric, 0 on the diagonal and where two models differ
-        by rounding alone. Takes four such arrays of memory.
+        (K, n) float64, square root of bits per byte, n being the number of different texts drawn.
     """
-    models = len(q)
-    total = int(counts.sum())
     drawn = np.flatnonzero(counts)
-    sums = np.zeros(models)
-    squares = np.zeros((models, models))
-    for begin in range(0, len(drawn), _COLUMNS):
-        columns = drawn[begin : begin + _COLUMNS]
-        block = q[:, columns]
-        times = counts[columns].astype(np.float64)
-        sums += block @ times
-        block *= np.sqrt(times)
-        squares += block @ block.T
-    squares -= np.outer(sums, sums / total)
-    norm = np.diagonal(squares).copy()
+    times = counts[drawn].astype(np.float64)
+    total = times.sum()
+    points = q[:, drawn]
+    points -= np.einsum("kn,n->k", points, times / total)[:, None]
+    points *= np.sqrt(times / (2 * total * geometry.nats_per_unit(mean_bytes)))
+    return points
+
+
+def kl_of_sample(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
+    """KL of all pairs of models on texts that count as often as they were drawn.
+
+    Args:
+        q: (K, N) float64 nats per text, from :func:`geometry.double_centre`.
+        counts: (N,) from :func:`draw`.
+        mean_bytes: UTF-8 bytes per text, B.
+
+    Returns:
+        (K, K) float64 in bits per byte; symmetric, 0 on the diagonal and where two models differ
+        by rounding alone. Takes three such arrays of memory beside :func:`sample_points`.
+    """
+    points = sample_points(q, counts, mean_bytes)
+    kl = points @ points.T
+    norm = np.diagonal(kl).copy()
     scale = norm[:, None] + norm[None, :]
-    squares *= -2
-    squares += scale
-    squares[squares <= _ROUNDING * scale] = 0
-    np.fill_diagonal(squares, 0)
-    squares /= 2 * total * geometry.nats_per_unit(mean_bytes)
-    return squares
+    kl *= -2
+    kl += scale
+    kl[kl <= _ROUNDING * scale] = 0
+    np.fill_diagonal(kl, 0)
+    return np.asarray(kl, np.float64)
 
 
 def replicates(matrix: Matrix, count: int, seed: int) -> Iterator[Floats]:
@@ -103,3 +127,103 @@ def replicates(matrix: Matrix, count: int, seed: int) -> Iterator[Floats]:
         yield kl_of_sample(q, counts, matrix.mean_bytes)
         progress.add(1)
     progress.close()
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """One row of ellipses.tsv, in the units of the map.
+
+    Attributes:
+        model: its name.
+        x: of the centre, which is the model's place on the map.
+        y: of the centre.
+        major: the longer half axis.
+        minor: the shorter half axis.
+        angle: of the longer one, degrees counter-clockwise from the x axis, from -90 to 90.
+    """
+
+    model: str
+    x: float
+    y: float
+    major: float
+    minor: float
+    angle: float
+
+
+def ellipses(
+    matrix: Matrix, places: Sequence[Place], report: Report, count: int, seed: int
+) -> list[Ellipse]:
+    """The 95 % ellipse of each model's place over replicates; progress is logged.
+
+    In each replicate the layout is continued from the map with the replicate's distances, with the
+    layout's own settings and seed, and turned onto the map; under ``pca`` it is projected anew. The
+    covariance of a model's places gives its ellipse by the chi-square distribution with two degrees
+    of freedom. It is centred on the model's place on the map: continuing a layout moves it a little
+    even with the distances it was made of, and that is no uncertainty.
+
+    Args:
+        matrix: the models and texts.
+        places: the map, in the order of the matrix.
+        report: how the map was made.
+        count: number of replicates, at least two.
+        seed: of the bootstrap.
+
+    Returns:
+        One ellipse per model, in the order of the matrix.
+    """
+    start = layout.plane_of(places)
+    found = np.empty((count, *start.shape))
+    progress = Progress(count, "bootstrap layouts")
+    # One thread, because sums split over threads depend on their number.
+    with threadpool_limits(1):
+        q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
+        for replicate in range(count):
+            counts = draw(q.shape[1], seed, replicate)
+            points = sample_points(q, counts, matrix.mean_bytes)
+            if report.method == "pca":
+                points = _first_two(points)
+            found[replicate] = layout.continued(points, start, report, report.seed)
+            progress.add(1)
+    progress.close()
+    return [
+        Ellipse(place.model, place.x, place.y, *_axes(np.cov(cloud.T)))
+        for place, cloud in zip(places, found.transpose(1, 0, 2), strict=True)
+    ]
+
+
+def _first_two(points: Floats) -> Floats:
+    """The first two principal components of points that are centred, up to their signs."""
+    last = len(points) - 1
+    values, vectors = eigh(points @ points.T, subset_by_index=(max(last - 1, 0), last))
+    return np.asarray(vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0)), np.float64)
+
+
+def _axes(covariance: Floats) -> tuple[float, float, float]:
+    """Half axes, and the angle of the longer one, of the ellipse that holds ``COVERAGE``."""
+    values, vectors = np.linalg.eigh(covariance)
+    minor, major = np.sqrt(-2 * math.log(1 - COVERAGE) * np.maximum(values, 0))
+    along = vectors[:, 1] * (1 if vectors[0, 1] >= 0 else -1)
+    return float(major), float(minor), math.degrees(math.atan2(along[1], along[0]))
+
+
+def write_ellipses(path: Path, rows: Sequence[Ellipse]) -> None:
+    """Write ellipses.tsv."""
+    write_tsv(path, COLUMNS, [astuple(row) for row in rows])
+
+
+def read_ellipses(path: Path, models: Sequence[Model]) -> list[Ellipse]:
+    """Read ellipses.tsv in the order of ``models``.
+
+    Raises:
+        InputError: the file is missing or broken, or has not these models.
+    """
+    try:
+        rows = {
+            row["model"]: Ellipse(row["model"], *(float(row[key]) for key in COLUMNS[1:]))
+            for row in read_tsv(path)
+        }
+        return [rows[model.model] for model in models]
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing; remove it and run again") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; remove it and run again") from None

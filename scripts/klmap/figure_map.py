@@ -1,20 +1,23 @@
-"""The map: points, runs of checkpoints, fine-tunes, labels and legend."""
+"""The map: points, ellipses, runs of checkpoints, fine-tunes, labels and legend."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerPatch
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
 from klmap import labels, lineage, style
+from klmap.bootstrap import Ellipse
+from klmap.errors import InputError
 from klmap.geometry import Floats
 from klmap.scene import Scene
 
@@ -28,15 +31,23 @@ _METHODS = {
     "pca": "principal components",
     "tsne-euclidean": "t-SNE on √KL",
     "tsne-sqeuclidean": "t-SNE on KL",
+    "opentsne-euclidean": "t-SNE on √KL",
+    "opentsne-sqeuclidean": "t-SNE on KL",
+    "umap": "UMAP",
 }
 _COLUMNS = {
     "base_model": "base model",
     "bits_per_byte": "mean log-likelihood",
     "created_at": "date of creation",
 }
+_ELLIPSES = (
+    "An ellipse holds 95 % of the places that a model takes when the map is continued with another "
+    "sample of texts of the same kind; another seed or method is not in it."
+)
 _SIDE = 2.55
 _TOP = 0.92
-_FOOT = 0.48
+_LINE = 0.14
+_CHARACTERS = 175
 
 
 def draw_map(scene: Scene) -> Figure:
@@ -55,22 +66,51 @@ def draw_loglik(scene: Scene) -> Figure:
     )
 
 
-def _map(scene: Scene, title: str, column: str, colored: str) -> Figure:
+def draw_ellipses(scene: Scene) -> Figure:
+    """The map with the 95 % ellipse of each model over bootstrap samples of the texts.
+
+    Raises:
+        InputError: the scene has no ellipses.
+    """
+    if len(scene.ellipses) != len(scene.models):
+        raise InputError(
+            "this figure needs the ellipses: give --ellipses, or leave the figure out; "
+            "map.ellipses in config.yaml asks for both"
+        )
+    samples = f"{scene.replicates:,} bootstrap samples" if scene.replicates else "bootstrap samples"
+    return _map(
+        scene,
+        "How sure each place is",
+        "family",
+        f"95 % ellipses over {samples} of the texts",
+        ellipses=scene.ellipses,
+    )
+
+
+def _map(
+    scene: Scene, title: str, column: str, what: str, ellipses: Sequence[Ellipse] = ()
+) -> Figure:
     method = scene.places[0].method
+    note = [_ELLIPSES if ellipses else _note(method), *textwrap.wrap(scene.faithful, _CHARACTERS)]
     figure = style.new_figure(
         11,
         8,
         title,
-        f"{scene.subject} · {_METHODS.get(method, method)}, {colored}",
-        _note(method),
+        f"{scene.subject} · {_METHODS.get(method, method)}, {what}",
+        "\n".join(note),
     )
-    axes = style.add_axes(figure, 0.3, _FOOT, _SIDE, _TOP)
+    axes = style.add_axes(figure, 0.3, 0.32 + _LINE * len(note), _SIDE, _TOP)
     style.plain(axes)
     coloring = style.coloring(scene.models, column)
-    sizes = _marker_sizes(scene, coloring)
-    frame(axes, scene.points)
+    sizes = _marker_sizes(scene, coloring) * (
+        0.3 if ellipses and len(scene.models) <= MOST_LABELS else 1
+    )
+    frame(axes, np.vstack([scene.points, _corners(ellipses)]))
     runs = lineage.runs(scene.models)
     pairs = lineage.parents(scene.models) if len(scene.models) <= MOST_ARROWS else []
+    if ellipses:
+        runs, pairs = [], []
+        _draw_ellipses(axes, ellipses, coloring)
     _draw_runs(axes, scene, coloring, runs)
     _draw_points(axes, scene, coloring, sizes)
     _draw_arrows(axes, scene, sizes, pairs)
@@ -80,6 +120,45 @@ def _map(scene: Scene, title: str, column: str, colored: str) -> Figure:
         _scale_bar(axes)
     _legend(figure, coloring, bool(runs), bool(pairs))
     return figure
+
+
+def _corners(ellipses: Sequence[Ellipse]) -> Floats:
+    """(2E, 2) lower left and upper right corners of the boxes around the ellipses."""
+    if not ellipses:
+        return np.zeros((0, 2))
+    centre = np.array([(own.x, own.y) for own in ellipses])
+    turn = np.radians([own.angle for own in ellipses])
+    along = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    major = np.array([[own.major] for own in ellipses])
+    minor = np.array([[own.minor] for own in ellipses])
+    reach = np.hypot(major * along, minor * along[:, ::-1])
+    return np.vstack([centre - reach, centre + reach])
+
+
+def _draw_ellipses(axes: Axes, ellipses: Sequence[Ellipse], coloring: style.Coloring) -> None:
+    # The largest first, so that they do not cover the small ones.
+    rows = sorted(range(len(ellipses)), key=lambda row: -ellipses[row].major)
+    few = len(ellipses) <= MOST_ARROWS
+    colors = np.ones((len(rows), 4))
+    colors[:, :3] = coloring.colors[rows]
+    edges = colors.copy()
+    # Of many, the areas would add up to one colour.
+    colors[:, 3], edges[:, 3] = (0.13, 0.75) if few else (0.0, 0.3)
+    axes.add_collection(
+        EllipseCollection(
+            [2 * ellipses[row].major for row in rows],
+            [2 * ellipses[row].minor for row in rows],
+            [ellipses[row].angle for row in rows],
+            units="xy",
+            offsets=[(ellipses[row].x, ellipses[row].y) for row in rows],
+            offset_transform=axes.transData,
+            facecolors=colors,
+            edgecolors=edges,
+            linewidths=0.9 if few else 0.3,
+            zorder=1,
+        ),
+        autolim=False,
+    )
 
 
 def _scale_bar(axes: Axes) -> None:
@@ -109,8 +188,9 @@ def _note(method: str) -> str:
             "Near means alike in prediction. Two components leave the others out: no pair is "
             "nearer than it looks, some are farther."
         )
+    name = "UMAP" if method == "umap" else "t-SNE"
     return (
-        "Near means alike in prediction. t-SNE keeps who is whose neighbour; the size of gaps "
+        f"Near means alike in prediction. {name} keeps who is whose neighbour; the size of gaps "
         "between groups, and directions, mean nothing."
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _SCALE_ROOM = 0.46
 _FONT = 7.0
 _LINE = 0.14
 _HANDLE = 0.24
+_CHARACTERS = 118
 _LONGEST_NAME = 18
 
 _TYPES = (
@@ -138,7 +140,9 @@ def draw_paper(scene: Scene) -> Figure:
     colors, entries = paper_colors(scene.models)
     labels = [f"{style.shorten(own.name, _LONGEST_NAME)} ({own.count:,})" for own in entries]
     columns = max(1, int(_PANEL[0] // (style.widest(labels, _FONT) + _HANDLE)))
-    below = max(math.ceil(len(labels) / columns) * _LINE + 0.12, _SCALE_ROOM)
+    said = textwrap.wrap(scene.faithful, _CHARACTERS)
+    foot = _LINE * len(said) + (0.08 if said else 0)
+    below = max(math.ceil(len(labels) / columns) * _LINE + 0.12, _SCALE_ROOM) + foot
     figure = style.blank(_WIDTH, _TOP + _PANEL[1] + below, 300)
     by_family = _panel(figure, scene, _EDGE, below, "a", "by family")
     second = _WIDTH - _EDGE - _PANEL[0]
@@ -159,6 +163,9 @@ def draw_paper(scene: Scene) -> Figure:
     bar.ax.xaxis.set_major_locator(MaxNLocator(5))
     bar.ax.tick_params(labelsize=_FONT, length=2, pad=1.5)
     bar.set_label("mean log-likelihood, nats per text", size=_FONT, labelpad=2)
+    figure.text(
+        _EDGE / _WIDTH, 0.06 / height, "\n".join(said), size=_FONT, color=style.MUTED, va="bottom"
+    )
     return figure
 
 

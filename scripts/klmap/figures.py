@@ -8,9 +8,10 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from klmap import charts, style
+from klmap import charts, figure_domains, style
 from klmap.errors import InputError
-from klmap.figure_map import draw_loglik, draw_map
+from klmap.figure_layout import draw_layout
+from klmap.figure_map import draw_ellipses, draw_loglik, draw_map
 from klmap.figure_paper import draw_paper
 from klmap.figure_tree import draw_dendrogram
 from klmap.log import logger
@@ -46,6 +47,20 @@ def draw_checkpoints(scene: Scene) -> Figure:
     return charts.checkpoints(scene.models, scene.distances, scene.subject)
 
 
+def draw_domains(scene: Scene) -> Figure:
+    """The map once for each domain of the texts.
+
+    Raises:
+        InputError: the scene has no maps by domain.
+    """
+    if not scene.domains:
+        raise InputError(
+            "this figure needs the maps by domain: give --domains, or leave the figure out; "
+            "map.domains in config.yaml asks for both"
+        )
+    return figure_domains.draw(scene, scene.domains)
+
+
 FIGURES: dict[str, Callable[[Scene], Figure]] = {
     "map": draw_map,
     "loglik": draw_loglik,
@@ -53,5 +68,8 @@ FIGURES: dict[str, Callable[[Scene], Figure]] = {
     "heatmap": draw_heatmap,
     "checkpoints": draw_checkpoints,
     "paper": draw_paper,
+    "layout": draw_layout,
+    "ellipses": draw_ellipses,
+    "domains": draw_domains,
 }
 """The figures by name."""

@@ -8,10 +8,13 @@ from functools import cached_property
 
 import numpy as np
 
+from klmap import layout
+from klmap.bootstrap import Ellipse
 from klmap.collect import Model
+from klmap.domain_maps import DomainMap
 from klmap.errors import InputError
 from klmap.geometry import Floats
-from klmap.layout import Place
+from klmap.layout import Place, Report
 from klmap.store import Distances
 from klmap.tree import Node
 
@@ -27,6 +30,9 @@ class Scene:
         tree: from tree.nwk; None above the dense limit.
         texts: the text set's name.
         color_by: column of models.tsv that colours the map.
+        report: from layout.json; None if it is not at hand.
+        ellipses: from ellipses.tsv, in the order of ``models``; empty if there are none.
+        domains: from domains.tsv; empty if there are none.
         replicates: bootstrap samples behind the tree's support and the ellipses; 0 if unknown.
     """
 
@@ -36,12 +42,20 @@ class Scene:
     tree: Node | None
     texts: str
     color_by: str = "family"
+    report: Report | None = None
+    ellipses: Sequence[Ellipse] = ()
+    domains: Sequence[DomainMap] = ()
     replicates: int = 0
 
     @cached_property
     def points(self) -> Floats:
         """(K, 2) places on the plane."""
         return np.array([(place.x, place.y) for place in self.places], np.float64)
+
+    @property
+    def faithful(self) -> str:
+        """What every map says of itself: how faithful it is, and how far its models moved."""
+        return "" if self.report is None else layout.sentence(self.report)
 
     @property
     def rooted(self) -> Node:
