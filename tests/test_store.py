@@ -89,11 +89,28 @@ def test_kept_tokens_come_back(tmp_path: Path) -> None:
     assert found.token_logprob.tolist() == [-1, -2]
 
 
+def test_a_score_is_read_without_what_is_not_asked_for(tmp_path: Path) -> None:
+    kept = score(
+        token_logprob=np.array([-1, -2], np.float32), token_offset=np.array([0, 2], np.int64)
+    )
+    store_score.write_score(tmp_path / "x.h5", kept)
+    found = store_score.read_score(tmp_path / "x.h5", only=("noise_nats", "never recorded"))
+    assert found.attributes == {"noise_nats": 0.25}
+    assert (found.spec, found.token_logprob, found.token_offset) == ({}, None, None)
+    whole = store_score.read_score(tmp_path / "x.h5")
+    for name in ("loglik", "n_tokens", "n_scored", "truncated"):
+        assert np.array_equal(getattr(found, name), getattr(whole, name))
+        assert getattr(found, name).dtype == getattr(whole, name).dtype
+    assert (found.model, found.commit, found.status) == (whole.model, whole.commit, "ok")
+    assert store_score.read_status(tmp_path / "x.h5") == "ok"
+
+
 def test_failed_score_has_a_reason_and_no_numbers(tmp_path: Path) -> None:
     failed = store_score.Score("m", "c", "s", "f", {}, status="failed", error="no weights: 'x' ü")
     store_score.write_score(tmp_path / "x.h5", failed)
     found = store_score.read_score(tmp_path / "x.h5")
     assert (found.status, found.error, len(found.loglik)) == ("failed", failed.error, 0)
+    assert store_score.read_status(tmp_path / "x.h5") == "failed"
 
 
 @pytest.mark.parametrize(("write", "read", "make"), WRITERS)

@@ -12,6 +12,7 @@ models, and the recall is measured on another.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,9 @@ FEWEST_CANDIDATES = 64
 MOST_CANDIDATES = 1024
 GOAL = 0.998
 """Share of true neighbours that are to be among the candidates, in the first sample."""
+
+ENOUGH = 0.95
+"""Below this recall the log warns."""
 
 _CORRELATIONS = (0.0, 0.5, 1.0)
 _MARGIN = 64
@@ -77,7 +81,9 @@ def nearest(q: Floats32, components: Components, mean_bytes: float, count: int) 
     truth = true_neighbors(q, second, count, mean_bytes)
     hits = found.kl[second] <= truth.kl[:, -1:] if count else np.ones((1, 1), np.bool_)
     recall = float(hits.mean())
-    logger.info("recall %.4f, measured on %d models against all others", recall, len(second))
+    level = logging.INFO if recall >= ENOUGH else logging.WARNING
+    said = "recall %.4f: the share of true neighbours found, of %d models measured against all"
+    logger.log(level, said, recall, len(second))
     return Found(found, recall, len(second))
 
 
