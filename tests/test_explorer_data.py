@@ -175,10 +175,15 @@ def test_without_stored_pairs_the_coordinates_stand_for_them(made: MapFiles, tmp
     assert data["components"]["kl_error"]["largest"] < 1e-3
 
 
-def test_a_page_that_would_grow_too_large_has_no_coordinates(
+def test_a_page_that_would_grow_too_large_has_fewer_coordinates_or_none(
     made: MapFiles, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(explorer_data, "LARGEST_PAGE", 60_000)
+    smaller = made.payload()
+    assert smaller["components"]["points"]["shape"][2] >= explorer_data.LEAST_RANK
+    assert not smaller["components"]["exact"]
+    assert len(explorer_data.to_json(smaller)) < 61_000
+    monkeypatch.setattr(explorer_data, "LARGEST_PAGE", 40_000)
     assert made.payload()["components"] is None
     monkeypatch.setattr(explorer_data, "PAIR_BYTES", 100)
     assert made.payload()["pairs"] is None

@@ -60,7 +60,10 @@ COMPONENT_BYTES = 2_400_000
 COMPONENT_BYTES_PER_MODEL = 880
 
 LARGEST_PAGE = 58_000_000
-"""Characters beyond which the page leaves the coordinates out."""
+"""Characters that coordinates may make of the page: of many models they have fewer columns,"""
+
+LEAST_RANK = 8
+"""and where there is no room for so many, the page leaves them out."""
 
 _SAMPLED_PAIRS = 2000
 _FLAGS = {neighbors.BEYOND: 1, neighbors.BELOW_NOISE: 2}
@@ -217,8 +220,10 @@ def _components(
     models, count = len(matrix.model), len(domains.names)
     budget = max(COMPONENT_BYTES - used, COMPONENT_BYTES_PER_MODEL * models)
     fullest = max((min(models - 1, size) for size in domains.sizes), default=0)
-    rank = min(fullest, max(1, budget // (2 * count * models)))
-    if 4 * count * models * (2 * rank + 4) // 3 > room:
+    column = 2 * count * models
+    affordable = (3 * room // 4 - 4 * count * models) // column
+    rank = min(fullest, max(1, budget // column), affordable)
+    if rank < min(fullest, LEAST_RANK):
         return None
     points, scale, residual = explorer_arrays.components(matrix, domains, rank)
     first, second = _sampled(models, index)
