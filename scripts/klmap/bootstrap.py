@@ -11,8 +11,8 @@ kind would show, the numerical noise of the scores (``noise_nats``), or what the
 approximation of the KL divergence leaves out. An ellipse says what another sample of texts would do
 to this very picture: each replicate is continued from it, so groups stay where they are as long as
 the distances allow. It does not say whether a fresh layout, of another seed or method, would have
-put the groups elsewhere. The optimisation of t-SNE and UMAP never ends at one point, so their ellipses
-have half axes of a few thousandths of the map's width even where texts decide nothing.
+put the groups elsewhere. The optimisation of t-SNE never ends at quite the same point, so that its
+ellipses have half axes of some thousandths of the map's width even where texts decide nothing.
 """
 
 from __future__ import annotations
