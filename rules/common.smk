@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.persistence import FileBackupMixin
+from snakemake.persistence import PersistenceBase
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 # Thousands of jobs are millions of objects that stay. Looking through them for garbage takes a fifth
@@ -474,6 +476,38 @@ def stay_together() -> None:
     workflow.group_settings.group_components = {ALLOCATION: together}
 
 
+def leave_updates_alone() -> None:
+    """Keep Snakemake from taking an old file for a new one when the job that updates it fails.
+
+    It copies a file flagged `update` before its job, copies it back when the job fails, which makes
+    it newer than what it should have been made from, and notes the job as finished. Nothing that
+    klmap writes is ever half done, so the file stays as it is, with its time, and no note is made:
+    the next run sees what it would have seen without the failure.
+    """
+    failed = set()
+    note = PersistenceBase.finished
+
+    def keep(self: object, path: Path) -> None:
+        """Make no copy."""
+
+    def fail(self: object, path: Path) -> bool:
+        """Remember that the job of this file has failed."""
+        failed.add(str(path))
+        return path.exists()
+
+    async def finish(self: PersistenceBase, job: object) -> None:
+        """Note a finished job, and forget a failed one."""
+        if failed.isdisjoint(map(str, job.output)):
+            await note(self, job)
+        else:
+            failed.difference_update(map(str, job.output))
+            self.cleanup(job)
+
+    FileBackupMixin.backup_output = keep
+    FileBackupMixin.restore_output = fail
+    PersistenceBase.finished = finish
+
+
 def score_group(wildcards: object) -> str | None:
     """The allocation that a score shares with others of its size; none for most."""
     if workflow.is_main_process:
@@ -681,6 +715,7 @@ def preflight_options() -> str:
     )
 
 
+leave_updates_alone()
 SCORE_GROUP = score_group if SUBMITS else None
 ALL_PAIRS = len(CONFIG.models) <= CONFIG.map.dense_limit
 HAS_ELLIPSES = ALL_PAIRS and CONFIG.map.ellipses and CONFIG.map.bootstrap > 0

@@ -183,6 +183,21 @@ def test_refresh_with_news_scores_what_moved(project, metadata):
     assert project.planned() == {"fetch": 1, "score": 1, **aggregation}
 
 
+def test_a_job_that_fails_does_not_pass_the_old_score_for_a_new_one(project):
+    """The file of the commit before is there; only a finished job may make it count."""
+    change_weights(project.folder / "models" / "b")
+    project.run("refresh")
+    script = project.folder / "scripts" / "score.py"
+    whole = script.read_text()
+    script.write_text("raise SystemExit('the node has failed')\n")
+    before = project.scores()
+    project.run(check=False)
+    assert project.scores() == before
+    script.write_text(whole)
+    planned = project.planned()
+    assert (planned["score"], planned["matrix"]) == (1, 1)
+
+
 def test_weights_changed_behind_the_card_are_refused(project):
     change_weights(project.folder / "models" / "b")
     project.configure(models=["./models/a", {"id": "./models/b", "dtype": "float32"}])
