@@ -718,7 +718,7 @@ def preflight_options() -> str:
 leave_updates_alone()
 SCORE_GROUP = score_group if SUBMITS else None
 ALL_PAIRS = len(CONFIG.models) <= CONFIG.map.dense_limit
-HAS_ELLIPSES = ALL_PAIRS and CONFIG.map.ellipses and CONFIG.map.bootstrap > 0
+HAS_ELLIPSES = ALL_PAIRS and CONFIG.map.ellipses and CONFIG.map.bootstrap > 1
 HAS_DOMAINS = ALL_PAIRS and CONFIG.map.domains
 FIGURES = figure_names()
 FIGURE_TITLES = {

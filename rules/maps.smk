@@ -74,10 +74,12 @@ rule ellipses:
         code=CODE,
         bootstrap=CONFIG.map.bootstrap,
         seed=CONFIG.map.seed,
+        dense_limit=CONFIG.map.dense_limit,
     shell:
         f"{SCRIPTS}/ellipses.py --matrix {{input.matrix}} --models {{input.models}} "
         "--layout {input.layout} --layout-report {input.report} "
-        "--bootstrap {params.bootstrap} --seed {params.seed} --ellipses {output} > {log} 2>&1"
+        "--bootstrap {params.bootstrap} --seed {params.seed} --dense-limit {params.dense_limit} "
+        "--ellipses {output} > {log} 2>&1"
 
 
 rule domains:
@@ -136,12 +138,14 @@ rule figures:
         runtime=map_minutes,
     params:
         code=CODE,
+        bootstrap=CONFIG.map.bootstrap,
         color_by=CONFIG.map.color_by,
         names=FIGURES,
     shell:
         f"{SCRIPTS}/figures.py --models {{input.models}} --layout {{input.layout}} "
         "--layout-report {input.report} --kl {input.kl} --tree {input.tree} "
-        "--ellipses {input.ellipses} --domains {input.domains} --color-by {params.color_by} "
+        "--ellipses {input.ellipses} --domains {input.domains} "
+        "--bootstrap {params.bootstrap} --color-by {params.color_by} "
         f"--figures {RESULTS}/{{wildcards.texts}}/figures {{params.names}} > {{log}} 2>&1"
 
 
