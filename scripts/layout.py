@@ -1,36 +1,52 @@
-"""Place every model on the plane, by t-SNE or principal components."""
+"""Place every model on the plane, near the place that it had before."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from klmap import collect, layout, log, store
+from klmap import collect, log, placement, store
+from klmap.embedding import Settings
 
 
 def main() -> None:
-    """Read the arguments, place the models, write the layout."""
+    """Read the arguments, place the models, write the layout and what is to be known of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5")
+    parser.add_argument("--kl", type=Path, required=True, help="kl.h5")
     parser.add_argument("--models", type=Path, required=True, help="models.tsv")
-    parser.add_argument("--method", choices=["tsne", "pca"], default="tsne")
+    parser.add_argument("--method", choices=["tsne", "opentsne", "umap", "pca"], default="tsne")
     parser.add_argument(
         "--metric",
         choices=["euclidean", "sqeuclidean"],
         default="euclidean",
-        help="what t-SNE calls a distance: the square root of KL, or KL",
+        help="what the method calls a distance: the square root of KL, or KL",
     )
     parser.add_argument("--perplexity", type=float, default=30)
     parser.add_argument("--iterations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--layout", type=Path, required=True, help="layout.tsv to write")
-    args = parser.parse_args()
-    matrix = store.read_matrix(args.matrix)
-    models = collect.read_models(args.models, matrix.model)
-    places = layout.place(
-        matrix, models, args.method, args.metric, args.perplexity, args.iterations, args.seed
+    parser.add_argument(
+        "--dense-limit", type=int, default=5000, help="most models that scikit-learn places"
     )
-    layout.write_layout(args.layout, places)
+    parser.add_argument("--fresh", action="store_true", help="forget where the models were")
+    parser.add_argument(
+        "--layout", type=Path, required=True, help="layout.tsv to continue and write"
+    )
+    parser.add_argument(
+        "--report", type=Path, required=True, help="layout.json to continue and write"
+    )
+    args = parser.parse_args()
+    settings = Settings(
+        args.method, args.metric, args.perplexity, args.iterations, args.seed, args.dense_limit
+    )
+    distances = store.read_distances(args.kl)
+    with store.open_matrix(args.matrix) as matrix:
+        models = collect.read_models(args.models, matrix.model)
+        cloud = placement.cloud(matrix, distances, models, settings.dense_limit)
+    before = placement.ASKED_FOR if args.fresh else placement.previous(args.layout, args.report)
+    made = placement.make(cloud, settings, before)
+    faithful = placement.measured(made, distances)
+    placement.write(made, cloud, settings, faithful, args.layout, args.report)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,31 @@
-"""A place on the plane for every model: t-SNE or principal components of the coordinates."""
+"""The layout of a map: a place for every model, and the report of how it was made.
+
+layout.json says which layout.tsv it belongs to, by hash. The table is written first: a job that is
+killed between the two leaves a pair that does not fit, and nothing is continued from it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-from sklearn.manifold import TSNE
+import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from klmap import geometry
+from klmap import alignment, embedding, geometry, quality
+from klmap.alignment import Movement
 from klmap.collect import Model
+from klmap.embedding import Method, Metric, Settings
 from klmap.errors import InputError
-from klmap.files import read_tsv, write_tsv
+from klmap.files import read_json, read_tsv, write_json, write_tsv
 from klmap.geometry import Floats
-from klmap.log import logger
+from klmap.quality import Quality
 from klmap.store import Matrix
 
 COLUMNS = ("model", "x", "y", "method")
-
-FEWEST_FOR_TSNE = 5
-"""Below this many models neighbourhoods mean nothing and principal components say it all."""
-
-_INITIAL_SPREAD = 1e-4
 
 
 @dataclass(frozen=True)
@@ -37,70 +38,133 @@ class Place:
     method: str
 
 
+@dataclass(frozen=True)
+class Report:
+    """What layout.json says of the layout beside it.
+
+    Attributes:
+        texts_sha256: hash of the text set.
+        method: ``tsne``, ``opentsne``, ``umap`` or ``pca``: what was really used.
+        metric: ``euclidean`` or ``sqeuclidean``.
+        perplexity: as configured.
+        seed: as configured.
+        iterations: as configured.
+        input: hash of all that the places follow from but the layout before.
+        table: SHA-256 of the layout.tsv that it belongs to.
+        quality: how faithful the layout is.
+        stable: how it differs from the one before; None if it is fresh.
+        reason: why it is fresh; empty if it is not.
+    """
+
+    texts_sha256: str
+    method: Method
+    metric: Metric
+    perplexity: float
+    seed: int
+    iterations: int
+    input: str
+    table: str
+    quality: Quality
+    stable: Movement | None
+    reason: str
+
+
 def place(
     matrix: Matrix,
     models: Sequence[Model],
-    method: Literal["tsne", "pca"] = "tsne",
-    metric: Literal["euclidean", "sqeuclidean"] = "euclidean",
+    method: Method = "tsne",
+    metric: Metric = "euclidean",
     perplexity: float = 30,
     iterations: int = 1000,
     seed: int = 42,
 ) -> list[Place]:
-    """Place every model on the plane; the same input gives the same bits.
-
-    Rows enter t-SNE by (created_at, name), it starts from the principal components, and
-    everything runs in one thread, because sums split over threads depend on their number.
+    """A fresh layout of a matrix in memory; the same input gives the same bits.
 
     Args:
         matrix: the models and texts.
         models: what is known of them, in the order of the matrix.
-        method: ``tsne``, or ``pca``; fewer than five models are always placed by ``pca``.
-        metric: ``euclidean``, the square root of KL (Kishino et al. 2026); or ``sqeuclidean``,
-            KL itself as in the published map (Oyama et al. 2025). t-SNE squares either.
-        perplexity: t-SNE perplexity, lowered to (K - 1) / 3 where there are few models.
-        iterations: t-SNE iterations.
-        seed: t-SNE's random state.
+        method: see :class:`klmap.embedding.Settings`, as for all that follow.
+        metric: what t-SNE calls a distance.
+        perplexity: of t-SNE.
+        iterations: of t-SNE.
+        seed: of the optimisation.
 
     Returns:
         One place per model in the order of ``models``.
     """
-    names = [model.model for model in models]
+    settings = Settings(method, metric, perplexity, iterations, seed, dense_limit=len(models))
+    points = points_of(matrix.loglik, matrix.clip_threshold, matrix.mean_bytes)
+    plane = embedding.fresh(points, settings, order_of(models))
+    return places_of(matrix.model, plane, settings.label(len(models)))
+
+
+def continued(points: Floats, start: Floats, report: Report, seed: int) -> Floats:
+    """A layout of other distances between the same models, begun at theirs and turned onto it.
+
+    Args:
+        points: (K, r) principal components, square root of bits per byte.
+        start: (K, 2) the layout to begin with.
+        report: how that was made.
+        seed: of the optimisation.
+
+    Returns:
+        (K, 2) float64 places.
+    """
+    settings = Settings(
+        method=report.method,
+        metric=report.metric,
+        perplexity=report.perplexity,
+        iterations=report.iterations,
+        seed=seed,
+        dense_limit=len(points),
+    )
+    plane = embedding.continued(points, start, settings)
+    scaled = settings.used(len(points)) != "pca"
+    return alignment.onto(plane, np.arange(len(points)), start, scaled)
+
+
+def sentence(described: Report) -> str:
+    """What every map says of itself: how faithful it is, and how far its models moved."""
+    words = [quality.sentence(described.quality)]
+    if described.stable is not None:
+        words.append(alignment.sentence(described.stable))
+    return " ".join(words)
+
+
+def order_of(models: Sequence[Model]) -> npt.NDArray[np.intp]:
+    """(K,) rows by creation date and name: the order in which the methods take them."""
+    keys = [(model.created_at, model.model) for model in models]
+    return np.array(sorted(range(len(models)), key=keys.__getitem__), np.intp)
+
+
+def points_of(loglik: Floats, threshold: float, mean_bytes: float) -> Floats:
+    """All principal components of models in memory.
+
+    Args:
+        loglik: (K, N) raw log-likelihoods, nats.
+        threshold: nats; lower values count as this one.
+        mean_bytes: UTF-8 bytes per text, B.
+
+    Returns:
+        (K, min(K, N)) float64, square root of bits per byte.
+    """
+    # One thread, because sums split over threads depend on their number.
     with threadpool_limits(1):
-        q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
-        points = geometry.principal_components(geometry.features(q, matrix.mean_bytes))
-        order = sorted(range(len(models)), key=lambda row: (models[row].created_at, names[row]))
-        if method == "pca" or len(models) < FEWEST_FOR_TSNE:
-            plane, used = _first_two(points), "pca"
-        else:
-            plane = np.empty((len(models), 2))
-            plane[order] = _tsne(points[order], metric, perplexity, iterations, seed)
-            used = f"tsne-{metric}"
-    logger.info("%d models placed by %s", len(models), used)
+        q = geometry.double_centre(loglik, threshold)
+        return geometry.principal_components(geometry.features(q, mean_bytes))
+
+
+def places_of(names: Sequence[str], plane: Floats, method: str) -> list[Place]:
+    """Places of (K, 2) coordinates, as exact as the table holds them: six digits."""
     return [
-        Place(name, float(x), float(y), used) for name, (x, y) in zip(names, plane, strict=True)
+        Place(name, float(f"{x:.6g}"), float(f"{y:.6g}"), method)
+        for name, (x, y) in zip(names, plane, strict=True)
     ]
 
 
-def _tsne(points: Floats, metric: str, perplexity: float, iterations: int, seed: int) -> Floats:
-    start = _first_two(points)
-    spread = start[:, 0].std()
-    tsne = TSNE(
-        perplexity=min(perplexity, (len(points) - 1) / 3),
-        learning_rate="auto",
-        max_iter=iterations,
-        init=(start / spread * _INITIAL_SPREAD if spread > 0 else start).astype(np.float32),
-        metric=metric,
-        random_state=seed,
-        n_jobs=1,
-    )
-    return np.asarray(tsne.fit_transform(points), np.float64)
-
-
-def _first_two(components: Floats) -> Floats:
-    plane = np.zeros((len(components), 2))
-    width = min(2, components.shape[1])
-    plane[:, :width] = components[:, :width]
-    return plane
+def plane_of(places: Sequence[Place]) -> Floats:
+    """(K, 2) float64 coordinates."""
+    return np.array([(row.x, row.y) for row in places], np.float64).reshape(-1, 2)
 
 
 def write_layout(path: Path, places: Sequence[Place]) -> None:
@@ -114,13 +178,46 @@ def read_layout(path: Path, models: Sequence[Model]) -> list[Place]:
     Raises:
         InputError: the file is missing or broken, or does not place these models.
     """
+    places = {row.model: row for row in read_places(path)}
     try:
-        places = {
-            row["model"]: Place(row["model"], float(row["x"]), float(row["y"]), row["method"])
-            for row in read_tsv(path)
-        }
         return [places[model.model] for model in models]
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing; remove it and run again") from None
+
+
+def read_places(path: Path) -> list[Place]:
+    """Read layout.tsv, whichever models it has.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    try:
+        return [
+            Place(row["model"], float(row["x"]), float(row["y"]), row["method"])
+            for row in read_tsv(path)
+        ]
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing; remove it and run again") from None
     except ValueError as error:
+        raise InputError(f"{path}: {error}; remove it and run again") from None
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write layout.json."""
+    write_json(path, asdict(report))
+
+
+def read_report(path: Path) -> Report:
+    """Read layout.json.
+
+    Raises:
+        InputError: the file is missing or broken, or lacks something.
+    """
+    found: dict[str, Any] = read_json(path)
+    try:
+        stable = found["stable"]
+        found["stable"] = None if stable is None else Movement(**stable)
+        found["quality"] = Quality(**found["quality"])
+        return Report(**found)
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: {error}; remove it and run again") from None
