@@ -168,8 +168,8 @@ class Map(Strict):
     """Bootstrap samples of the texts, for the support of each join of the tree and the ellipses;
     0 for none."""
     ellipses: bool = False
-    """Also draw each model's 95 % ellipse: where other samples of the texts would place it. Needs at least
-    two bootstrap samples."""
+    """Also draw each model's 95 % ellipse: where other samples of the texts would place it. Needs
+    at least two bootstrap samples."""
     domains: bool = True
     """Also draw one map for each domain of the texts."""
 
