@@ -48,6 +48,13 @@ SECTIONS = {
         "From scores to a map",
         "Made-up log-likelihoods of 1,018 models on 10,000 texts.",
     ),
+    "layout": (
+        "Layouts that stay",
+        "Made-up log-likelihoods of 10,000 texts. A layout of 1,018 models, then one of 5 % more: "
+        "continued from the first, and afresh, turned onto the first as well as it goes. "
+        "Movement is that of the old models, as a share of the map's width. The peers are the "
+        "plain libraries on the same points, in one thread as everything here.",
+    ),
     "scale": (
         "A hundred thousand models",
         "Made-up scores of 10,000 texts: families along 40 directions, noise of each model's own, "
