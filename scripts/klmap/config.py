@@ -148,8 +148,8 @@ class Map(Strict):
     """What t-SNE calls a distance: the square root of KL, or KL itself as in the first paper."""
     perplexity: float = Field(30, gt=1)
     """t-SNE perplexity; lowered by itself for few models."""
-    iterations: int = Field(1000, ge=250)
-    """t-SNE iterations; the published map used 10,000."""
+    iterations: int = Field(1000, ge=500)
+    """t-SNE iterations, of which the first 250 only gather groups; 10,000 in the published map."""
     seed: int = 42
     """Seed of the layout and of the bootstrap."""
     color_by: Literal[
