@@ -168,7 +168,8 @@ def main() -> None:
     print("|---:|---|---:|---:|---:|---:|---:|---|")
     for row in rows:
         print(line_of(row))
-    print(f"\nGrowth, as the exponent from each number of models to the next: {growth(rows)}.")
+    if len(args.sizes) > 1:
+        print(f"\nGrowth, as the exponent from each number of models to the next: {growth(rows)}.")
 
 
 if __name__ == "__main__":
