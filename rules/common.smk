@@ -670,7 +670,7 @@ def map_memory(wildcards: object, attempt: int) -> int:
 
 def map_minutes(wildcards: object, attempt: int) -> int:
     """Minutes of a job that works on all models of a map."""
-    return attempt * (45 + 8 * len(CONFIG.models) // 1000)
+    return attempt * (20 + len(CONFIG.models) // 100)
 
 
 def clip_argument() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.project import ROOT, Project, make_project
+from tests.project import AGGREGATION, ROOT, Project, make_project
 
 pytestmark = pytest.mark.workflow
 
@@ -161,3 +161,10 @@ def test_the_policy_takes_no_key_away_from_a_clusters_profile() -> None:
     cluster = yaml.safe_load((PROFILES / "slurm/config.yaml").read_text())
     assert not policy.keys() & cluster.keys()
     assert not policy.keys() & {"default-resources", "set-resources", "resources", "jobs", "groups"}
+
+
+def test_all_that_follows_the_scores_is_one_allocation() -> None:
+    """Snakemake refuses a group of which a job in the middle is left out."""
+    profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
+    grouped = {entry.partition("=")[0] for entry in profile["groups"]}
+    assert grouped == {*AGGREGATION, "ellipses"} - {"index"}
