@@ -195,7 +195,7 @@ def test_the_demo_becomes_a_map_and_asks_for_no_gpu(tmp_path: Path) -> None:
     ]
     drawn = [comment for comment in gpus if "explorer" in comment]
     assert len(drawn) == 1
-    assert all(rule in drawn[0] for rule in ("map", "figures", "matrix")), "one allocation for all"
+    assert all(rule in drawn[0] for rule in ("map", "figures", "kl")), "one allocation for all"
 
 
 @pytest.mark.usefixtures("cluster")
