@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -275,15 +276,22 @@ def _noise_legend(figure: Figure, pairs: int, left: float, top: float) -> None:
 
 def families(figure: Figure, legend: Sequence[style.Category], left: float, top: float) -> Legend:
     """The legend of families, its upper left corner in shares of the figure."""
+    return titled(figure, style.handles(legend), "family", left, top)
+
+
+def titled(
+    figure: Figure, handles: Sequence[Line2D], title: str, left: float, top: float
+) -> Legend:
+    """A legend under its title, the upper left corner in shares of the figure."""
     drawn = figure.legend(
-        handles=style.handles(legend),
+        handles=handles,
         loc="upper left",
         bbox_to_anchor=(left, top),
         fontsize=8.5,
         labelspacing=0.6,
         handletextpad=0.4,
         borderaxespad=0,
-        title="family",
+        title=title,
         alignment="left",
     )
     drawn.get_title().set_fontweight("bold")

@@ -67,14 +67,6 @@ LEAST_RANK = 8
 
 _SAMPLED_PAIRS = 2000
 _FLAGS = {neighbors.BEYOND: 1, neighbors.BELOW_NOISE: 2}
-_METHODS = {
-    "pca": "principal components",
-    "tsne-euclidean": "t-SNE on √KL",
-    "tsne-sqeuclidean": "t-SNE on KL",
-    "opentsne-euclidean": "t-SNE on √KL (openTSNE)",
-    "opentsne-sqeuclidean": "t-SNE on KL (openTSNE)",
-    "umap": "UMAP on √KL",
-}
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"} | {
     code: f"\\u{code:04x}" for code in (0x7F, 0x2028, 0x2029)
 }
@@ -264,7 +256,7 @@ def _layout(path: Path, places: Sequence[layout.Place]) -> dict[str, Any]:
         **read_json(path),
         "x": packed(np.array([place.x for place in places]), "f8"),
         "y": packed(np.array([place.y for place in places]), "f8"),
-        "label": _METHODS.get(method, method),
+        "label": layout.METHODS.get(method, method),
     }
 
 

@@ -15,7 +15,7 @@ from matplotlib.legend_handler import HandlerPatch
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from klmap import labels, lineage, style
+from klmap import labels, layout, lineage, style
 from klmap.bootstrap import Ellipse
 from klmap.errors import InputError
 from klmap.geometry import Floats
@@ -27,14 +27,6 @@ MOST_LABELS = 60
 MOST_ARROWS = 150
 """Above this many models fine-tunes have no arrows."""
 
-_METHODS = {
-    "pca": "principal components",
-    "tsne-euclidean": "t-SNE on √KL",
-    "tsne-sqeuclidean": "t-SNE on KL",
-    "opentsne-euclidean": "t-SNE on √KL",
-    "opentsne-sqeuclidean": "t-SNE on KL",
-    "umap": "UMAP",
-}
 _COLUMNS = {
     "base_model": "base model",
     "bits_per_byte": "mean log-likelihood",
@@ -96,7 +88,7 @@ def _map(
         11,
         8,
         title,
-        f"{scene.subject} · {_METHODS.get(method, method)}, {what}",
+        f"{scene.subject} · {layout.METHODS.get(method, method)}, {what}",
         "\n".join(note),
     )
     axes = style.add_axes(figure, 0.3, 0.32 + _LINE * len(note), _SIDE, _TOP)

@@ -200,18 +200,7 @@ def _marks(
         handles.append(
             Line2D([], [], linestyle="none", marker="o", markersize=4, color=color, label=counted)
         )
-    drawn = figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(left, top),
-        fontsize=8.5,
-        labelspacing=0.6,
-        handletextpad=0.4,
-        borderaxespad=0,
-        title="support of joins",
-        alignment="left",
-    )
-    drawn.get_title().set_fontweight("bold")
+    charts.titled(figure, handles, "support of joins", left, top)
 
 
 def _root_axis(axes: Axes, highest: float) -> None:

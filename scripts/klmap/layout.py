@@ -27,6 +27,16 @@ from klmap.store import Matrix
 
 COLUMNS = ("model", "x", "y", "method")
 
+METHODS = {
+    "pca": "principal components",
+    "tsne-euclidean": "t-SNE on √KL",
+    "tsne-sqeuclidean": "t-SNE on KL",
+    "opentsne-euclidean": "t-SNE on √KL (openTSNE)",
+    "opentsne-sqeuclidean": "t-SNE on KL (openTSNE)",
+    "umap": "UMAP on √KL",
+}
+"""The methods of layout.tsv in words, for whatever shows a map."""
+
 
 @dataclass(frozen=True)
 class Place:
