@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from klmap.config_analyses import Analyses
+from klmap.config_published import Published
 from klmap.config_texts import Strict, TextSet
 from klmap.files import canonical
 
@@ -195,10 +197,6 @@ class Hardware(Strict):
     """Tokens per batch; null chooses by device."""
 
 
-class Analyses(Strict):
-    """Analyses beyond the map, each off until named."""
-
-
 class Config(Strict):
     """The whole of config.yaml."""
 
@@ -210,6 +208,9 @@ class Config(Strict):
     """One model per line."""
     model_files: list[str] = Field(default_factory=list)
     """Further models: .yaml lists or .tsv sheets with the same keys."""
+    published: dict[str, Published] = Field(default_factory=dict)
+    """Log-likelihoods that others have computed, each release under a name of its own; its models
+    stand on the map of their text set."""
     scoring: Scoring = Scoring()
     """How log-likelihoods are computed."""
     on_model_failure: Literal["stop", "skip"] = "stop"

@@ -18,6 +18,8 @@ SHA256_PATTERN = r"[0-9a-fA-F]{64}"
 _PACKED = ("gz", "zst", "bz2", "xz", "lz4", "zip", "tar", "tgz", "7z")
 """Endings of files that would have to be unpacked first."""
 
+_COMMIT = re.compile(r"(?:^|/)[0-9a-f]{40}(?:/|$)")
+
 
 class Strict(BaseModel):
     """A section of config.yaml: unknown keys are errors, values do not change after reading."""
@@ -78,42 +80,30 @@ class UrlTexts(RecordTexts):
 
     source: Literal["url"]
     url: str
-    """Where the file is, http:// or https://. Another address of the same file changes no score."""
-    sha256: str = Field(json_schema_extra={"pattern": f"^{SHA256_PATTERN}$"})
-    """The file's SHA-256, 64 hexadecimal digits, as `sha256sum FILE` prints it."""
+    """Where the file is, http:// or https://. Another address of the same file changes no score,
+    as long as there is a `sha256`."""
+    sha256: str | None = Field(
+        None, validate_default=True, json_schema_extra={"pattern": f"^{SHA256_PATTERN}$"}
+    )
+    """The file's SHA-256, 64 hexadecimal digits, as `sha256sum FILE` prints it. Only an address
+    that names a full commit can do without."""
     format: Literal["jsonl", "parquet", "txt"] | None = Field(None, validate_default=True)
     """What kind of file it is; null goes by the ending of the URL's path."""
 
     @field_validator("url")
     @classmethod
     def _public_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme == "file":
-            raise ValueError(f"{url!r} is a file of this machine; use source: file with path:")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no address of a file; it begins with https:// or http://")
-        if "@" in parts.netloc:
-            raise ValueError(
-                f"the address at {parts.hostname} holds a user name or a password, which would "
-                "show in logs; download the file and use source: file"
-            )
-        if (ending := _ending(url)) in _PACKED:
-            raise ValueError(
-                f"{url!r} is packed (.{ending}), which is not read here; give the address of the "
-                "plain file, or download and unpack it and use source: file"
-            )
-        return url
+        return plain_address(url, "source: file with path:")
 
     @field_validator("sha256", mode="before")
     @classmethod
-    def _lower_case_hash(cls, value: Any) -> Any:
-        if isinstance(value, int):
-            raise ValueError(f"{value!r} was read as a number; put the 64 digits in quotes")
-        if isinstance(value, str) and not re.fullmatch(SHA256_PATTERN, value):
+    def _lower_case_hash(cls, value: Any, info: ValidationInfo) -> Any:
+        url = info.data.get("url")
+        if value is None and url is not None and not names_commit(url):
             raise ValueError(
-                f"{value[:80]!r} is not 64 hexadecimal digits; `sha256sum FILE` prints them"
+                "missing; `sha256sum FILE` prints it for a copy of the file that you have checked"
             )
-        return value.lower() if isinstance(value, str) else value
+        return plain_hash(value)
 
     @field_validator("format", mode="before")
     @classmethod
@@ -131,7 +121,8 @@ class UrlTexts(RecordTexts):
     def recipe(self) -> dict[str, Any]:
         """The hash stands for the file: where the same bytes are kept decides nothing."""
         recipe = super().recipe()
-        del recipe["url"]
+        if self.sha256 is not None:
+            del recipe["url"]
         return recipe
 
 
@@ -168,6 +159,54 @@ class HubTexts(_Texts):
 TextSet = Annotated[
     EnvironmentTexts | FileTexts | UrlTexts | HubTexts, Field(discriminator="source")
 ]
+
+
+def plain_address(url: str, local: str) -> str:
+    """An address that anybody may fetch a plain file from.
+
+    Args:
+        url: the address.
+        local: what to configure instead for a file of this machine.
+
+    Raises:
+        ValueError: it is no such address.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        raise ValueError(f"{url!r} is a file of this machine; use {local}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is no address of a file; it begins with https:// or http://")
+    if "@" in parts.netloc:
+        raise ValueError(
+            f"the address at {parts.hostname} holds a user name or a password, which would show in "
+            f"logs; download the file and use {local}"
+        )
+    if (ending := _ending(url)) in _PACKED:
+        raise ValueError(
+            f"{url!r} is packed (.{ending}), which is not read here; give the address of the plain "
+            f"file, or download and unpack it and use {local}"
+        )
+    return url
+
+
+def names_commit(url: str) -> bool:
+    """Whether an address names a full commit, so that what it gives cannot change."""
+    return _COMMIT.search(urlsplit(url).path) is not None
+
+
+def plain_hash(value: Any) -> Any:
+    """A SHA-256 in small letters; what is no text is left for others to refuse.
+
+    Raises:
+        ValueError: it is a number, or not 64 hexadecimal digits.
+    """
+    if isinstance(value, int):
+        raise ValueError(f"{value!r} was read as a number; put the 64 digits in quotes")
+    if isinstance(value, str) and not re.fullmatch(SHA256_PATTERN, value):
+        raise ValueError(
+            f"{value[:80]!r} is not 64 hexadecimal digits; `sha256sum FILE` prints them"
+        )
+    return value.lower() if isinstance(value, str) else value
 
 
 def _ending(url: str) -> str:

@@ -15,13 +15,22 @@ from klmap.config import (
     NAME_PATTERN,
     RESERVED_TEXT_NAMES,
     SOURCE_PATTERN,
-    Analyses,
     Config,
     Hardware,
     Map,
     ModelEntry,
     Scoring,
 )
+from klmap.config_analyses import (
+    Analyses,
+    Axes,
+    Comparison,
+    Contrast,
+    Leakage,
+    Predict,
+    Robustness,
+)
+from klmap.config_published import Published, PublishedFile
 from klmap.config_texts import EnvironmentTexts, FileTexts, HubTexts, UrlTexts
 from klmap.errors import ConfigError
 from klmap.places import Places, read_model_file, shown
@@ -33,14 +42,19 @@ TEXT_SOURCES: dict[str, type[BaseModel]] = {
     "hub": HubTexts,
 }
 
-HOW_TO_GET = {"sha256": "`sha256sum FILE` prints it for a copy of the file that you have checked"}
-"""What to do about a required key, where its name does not say it."""
-
 SECTIONS: dict[str, type[BaseModel]] = {
     "scoring": Scoring,
     "map": Map,
     "hardware": Hardware,
     "analyses": Analyses,
+}
+
+ANALYSES: dict[str, type[BaseModel]] = {
+    "predict": Predict,
+    "leakage": Leakage,
+    "axes": Axes,
+    "contrast": Contrast,
+    "robustness": Robustness,
 }
 
 
@@ -81,7 +95,7 @@ def check(raw: Mapping[str, Any], paths: Sequence[Path] = ()) -> Config:
 def _with_model_files(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
     """Append the models of ``model_files``; the place of each appended model; what went wrong."""
     prepared = dict(raw)
-    for section in ("models", "model_files", "scoring", "map", "hardware", "analyses"):
+    for section in (*SECTIONS, "models", "model_files", "published"):
         if section in prepared and prepared[section] is None:
             del prepared[section]
     models = prepared.get("models", [])
@@ -116,7 +130,7 @@ def _describe(
         known = _known_keys(location, prepared)
         text = f"unknown key; {known}"
     elif kind == "missing":
-        text = f"missing; {HOW_TO_GET.get(str(location[-1]), 'this key is required')}"
+        text = "missing; this key is required"
     elif kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         allowed = allowed.replace("'", "").replace(" or ", ", ")
@@ -146,6 +160,11 @@ def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
     elif location[:1] == ["texts"] and len(location) > 2:
         source = prepared["texts"][location[1]].get("source")
         model = TEXT_SOURCES.get(source, HubTexts)
+    elif location[:1] == ["published"]:
+        model = Published if len(location) == 3 else PublishedFile
+    elif location[:1] == ["analyses"] and len(location) > 2:
+        inner = location[1] == "contrast" and len(location) > 3
+        model = Comparison if inner else ANALYSES[str(location[1])]
     elif len(location) > 1:
         model = SECTIONS[str(location[0])]
     keys = [field.alias or name for name, field in model.model_fields.items()]
@@ -164,6 +183,11 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
         else:
             continue
         problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
+    for name, release in config.published.items():
+        if (wrong := _release_problem(config, name, release)) is not None:
+            key, text = wrong
+            where = ["published", name, *key]
+            problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
     slugs: dict[str, int] = {}
     sources: dict[str, int] = {}
     for number, entry in enumerate(config.models):
@@ -174,6 +198,18 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
                 f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
             )
     return problems
+
+
+def _release_problem(
+    config: Config, name: str, release: Published
+) -> tuple[tuple[str, ...], str] | None:
+    """The key that is wrong with a release, and why; None for a good one."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        return (), f"not a name for a release; {FILE_NAMES}"
+    if release.texts not in config.texts:
+        known = ", ".join(config.texts)
+        return ("texts",), f"no text set {release.texts!r}; configured: {known}"
+    return None
 
 
 def _entry_problem(

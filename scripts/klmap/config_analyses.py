@@ -1,0 +1,115 @@
+"""The section `analyses` of config.yaml: what is worked out beyond the map.
+
+Each class documents its keys as ``klmap.config`` does. An analysis is off until it is named;
+`predict: {}` runs it with the defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from klmap.config_texts import Strict
+
+
+class Predict(Strict):
+    """Benchmark scores predicted from the models' coordinates."""
+
+    tasks: list[str] = Field(default_factory=list)
+    """Which columns of the benchmark tables; all without any."""
+    features: list[Literal["Q", "L"]] = Field(default=["Q", "L"], min_length=1)
+    """Q: double-centred coordinates, as published. L: log-likelihoods as they are, for comparison.
+    Models without scores are predicted from the first one."""
+    folds: int = Field(5, ge=2)
+    """Parts in which the models are divided."""
+    seeds: int = Field(5, ge=1)
+    """How many divisions."""
+    curve: bool = True
+    """Also measure how the error falls with the number of models."""
+
+
+class Leakage(Strict):
+    """Models whose log-likelihood is too high for their benchmark scores."""
+
+    tasks: list[str] = Field(default_factory=list)
+    """Which columns of the benchmark tables; all without any."""
+
+
+class Axes(Strict):
+    """Principal axes of the map: what sets models apart."""
+
+    components: int = Field(10, ge=2)
+    """How many axes are described."""
+    ends: int = Field(10, ge=1)
+    """How many texts are listed at either end of an axis."""
+
+
+class Comparison(Strict):
+    """Two models, two groups of models, or one group in itself."""
+
+    first: list[str] = Field(min_length=1)
+    """Names on the map, ids, or `family:NAME`."""
+    second: list[str] | None = Field(None, min_length=1)
+    """The same; without it the models of `first` are compared with each other."""
+
+    @field_validator("first", "second", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class Contrast(Strict):
+    """Which domains and which texts carry the distance between models."""
+
+    comparisons: dict[str, Comparison] = Field(min_length=1)
+    """What to compare, each under a name of its own."""
+    ends: int = Field(20, ge=1)
+    """How many texts are listed for each."""
+
+
+class Robustness(Strict):
+    """How far distances depend on the texts."""
+
+    splits: int = Field(50, ge=2)
+    """How often the texts are divided into two random halves."""
+    draws: int = Field(20, ge=2)
+    """How many samples of each number of texts."""
+    seed: int = 42
+    """Seed of both."""
+
+
+class Analyses(Strict):
+    """Analyses beyond the map, each off until named."""
+
+    benchmarks: list[str] = Field(default_factory=list)
+    """Tables of benchmark scores, tab-separated: a column `model` (name on the map, or id) and one
+    column for each task. Those of published vectors are used without being named."""
+    predict: Predict | None = None
+    """Predict benchmark scores from coordinates."""
+    leakage: Leakage | None = None
+    """Look for models that have seen the texts."""
+    axes: Axes | None = None
+    """Describe the principal axes of the map."""
+    contrast: Contrast | None = None
+    """Compare models or groups, by domain and by text."""
+    robustness: Robustness | None = None
+    """Measure how far distances depend on the texts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_is_on(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        bare = {"predict", "leakage", "axes", "robustness"}
+        return {
+            key: {} if key in bare and item in (None, True) else item
+            for key, item in value.items()
+            if not (key in bare and item is False)
+        }
+
+    @property
+    def on(self) -> list[str]:
+        """Names of the analyses that are wanted."""
+        names = ("predict", "leakage", "axes", "contrast", "robustness")
+        return [name for name in names if getattr(self, name) is not None]
