@@ -178,29 +178,11 @@ def write_results(release: Release, folder: Path) -> Path:
 
 def _texts(rng: np.random.Generator, count: int) -> list[dict[str, Any]]:
     """Unique texts of 257 to 1,024 bytes, made of words that each domain uses in its own way."""
-    syllables = [
-        "ka",
-        "lo",
-        "mi",
-        "ren",
-        "tu",
-        "sa",
-        "ver",
-        "do",
-        "pel",
-        "in",
-        "gra",
-        "mo",
-        "ti",
-        "sel",
-        "on",
-        "ber",
-        "ur",
-        "ast",
-        "ne",
-        "qui",
-    ]
-    words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(600)]
+    sounds = [
+        "ka", "lo", "mi", "ren", "tu", "sa", "ver", "do", "pel", "in",
+        "gra", "mo", "ti", "sel", "on", "ber", "ur", "ast", "ne", "qui",
+    ]  # fmt: skip
+    words = ["".join(rng.choice(sounds, rng.integers(1, 4))) for _ in range(600)]
     usage = {name: rng.permutation(600)[:200] for name in DOMAINS}
     shares = rng.dirichlet(np.full(len(DOMAINS), 12.0))
     records: list[dict[str, Any]] = []

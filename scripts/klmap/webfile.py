@@ -45,14 +45,18 @@ class Patience:
     longest_wait: float = 300.0
 
 
-def download(url: str, sha256: str, target: Path, patience: Patience | None = None) -> None:
+def download(url: str, sha256: str | None, target: Path, patience: Patience | None = None) -> str:
     """Fetch a file and check its hash; redirects are followed.
 
     Args:
         url: an address that begins with http:// or https://.
-        sha256: what the file's SHA-256 must be, 64 hexadecimal digits in small letters.
+        sha256: what the file's SHA-256 must be, 64 hexadecimal digits in small letters; None where
+            the address itself stands for one state of the file.
         target: where to put it; an old file is overwritten. After an error a part may lie there.
         patience: how long to wait for the server; as long as ``Patience`` says by default.
+
+    Returns:
+        The file's SHA-256.
 
     Raises:
         InputError: there is no such file, it is not for everybody, or it is another one.
@@ -65,14 +69,16 @@ def download(url: str, sha256: str, target: Path, patience: Patience | None = No
         kind = _Download(session, url, target, patience or Patience()).run()
     found = sha256_of(target)
     size = target.stat().st_size
-    if found != sha256:
+    if sha256 is not None and found != sha256:
         raise InputError(
             f"{shown(url)}: the sha256 of what came ({size:,} bytes, {kind}) is {found}, "
             f"config.yaml says {sha256}. If the file was changed on purpose, check it and write "
             "the new hash; if it should be the same, the address gives something else, such as a "
             "page to log in"
         )
-    logger.info("%s: %s bytes, the sha256 is right", shown(url), f"{size:,}")
+    what = f"is {found}" if sha256 is None else "is right"
+    logger.info("%s: %s bytes, the sha256 %s", shown(url), f"{size:,}", what)
+    return found
 
 
 def shown(url: str) -> str:
