@@ -35,6 +35,7 @@ if not workflow.overwrite_configfiles:
 
 include: "rules/common.smk"
 include: "rules/texts.smk"
+include: "rules/published.smk"
 include: "rules/demo.smk"
 include: "rules/models.smk"
 include: "rules/preflight.smk"
@@ -42,10 +43,12 @@ include: "rules/score.smk"
 include: "rules/status.smk"
 include: "rules/matrix.smk"
 include: "rules/maps.smk"
+include: "rules/analyses.smk"
 
 
 wildcard_constraints:
     texts=NAME_PATTERN,
+    release=NAME_PATTERN,
     source=SOURCE_PATTERN,
     model=MODEL_PATTERN,
     fp=FINGERPRINT_PATTERN,
@@ -55,3 +58,4 @@ rule all:
     default_target: True
     input:
         rules.map.input,
+        rules.analyses.input,

@@ -17,7 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from klmap import collect, files, store_score
+from klmap import files, index, store_score
 from klmap.geometry import Floats
 
 DIRECTIONS = 40
@@ -89,7 +89,7 @@ class Place:
         files.write_json(self.path("texts.json"), {"n": self.texts, "sha256": sha256})
         files.write_tsv(
             self.path("index.tsv"),
-            collect.INDEX_COLUMNS,
+            index.COLUMNS,
             [(_name(i), _name(i), _fingerprint(i), _name(i), "", "", "") for i in self.rows()],
         )
         context = multiprocessing.get_context("spawn")

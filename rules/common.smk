@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +32,7 @@ search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
 from klmap import allocation
+from klmap import config_analyses as analyses
 from klmap import config as settings
 from klmap import configfile
 from klmap import estimates
@@ -42,6 +44,7 @@ from klmap.config import (
     SOURCE_PATTERN,
 )
 from klmap.cards import Card
+from klmap.config_published import Published
 from klmap.cards import read_card
 from klmap.errors import ConfigError
 from klmap.errors import InputError
@@ -86,6 +89,7 @@ if SUBMITS:
     # Jobs that share an allocation take turns, so what they ask for does not add up.
     workflow.global_resources["gpu_turn"] = 1
 ALLOCATION = "allocation"
+RELEASES_FROM_AFAR = any(each.is_from_afar for each in CONFIG.published.values())
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
 CARDS: dict[str, Card] = {}
 MANIFESTS: dict[str, dict] = {}
@@ -286,6 +290,169 @@ def index_rows(wildcards: object) -> list[str]:
         ]
         rows.append("\t".join(cells))
     return rows
+
+
+def releases_on(texts: str) -> list[str]:
+    """Names of the releases whose models stand on the map of a text set, first configured first."""
+    return [name for name, each in CONFIG.published.items() if each.texts == texts]
+
+
+def release_tables(wildcards: object) -> list[str]:
+    """Lists of the models of each release on the map of a text set."""
+    releases = releases_on(wildcards.texts)
+    return [f"{RESULTS}/published/{release}/index.tsv" for release in releases]
+
+
+def release_reports(wildcards: object) -> list[str]:
+    """What was found out about each release on the map of a text set."""
+    releases = releases_on(wildcards.texts)
+    return [f"{RESULTS}/published/{release}/report.json" for release in releases]
+
+
+def release_of(wildcards: object) -> Published:
+    """A configured release.
+
+    Raises:
+        WorkflowError: the configuration has no such release.
+    """
+    try:
+        return CONFIG.published[wildcards.release]
+    except KeyError:
+        known = ", ".join(CONFIG.published) or "none"
+        raise WorkflowError(
+            f"{workflow.configfiles[-1]}: published: no release {wildcards.release!r}; "
+            f"configured: {known}"
+        ) from None
+
+
+def release_recipe(wildcards: object) -> str:
+    """What decides what is imported of a release, as JSON."""
+    return json.dumps(release_of(wildcards).recipe(), sort_keys=True)
+
+
+def release_spec(wildcards: object) -> str:
+    """What the scores of a release have in common, as JSON: the recipe of their texts."""
+    texts = CONFIG.texts[release_of(wildcards).texts].recipe()
+    return json.dumps({"texts": texts}, sort_keys=True)
+
+
+def release_manifest(wildcards: object) -> str:
+    """Manifest of the texts of a release."""
+    return f"{RESULTS}/{release_of(wildcards).texts}/texts.json"
+
+
+def release_texts(wildcards: object) -> str:
+    """The texts of a release."""
+    return f"{RESULTS}/{release_of(wildcards).texts}/texts.jsonl"
+
+
+def release_scores(wildcards: object) -> str:
+    """Where the scores of a release go: beside all others of its text set."""
+    return f"{RESULTS}/{release_of(wildcards).texts}/scores"
+
+
+def release_paths(wildcards: object) -> list[str]:
+    """Files of a release that lie on this machine."""
+    return release_of(wildcards).paths()
+
+
+def clip_argument(wildcards: object) -> str:
+    """Argument of matrix that reuses the clip threshold of another map; by default of a release."""
+    threshold = CONFIG.map.clip_threshold
+    if threshold is not None:
+        return f"--clip-threshold={threshold!r}"
+    releases = releases_on(wildcards.texts)
+    if not releases:
+        return ""
+    return f"--clip-from {RESULTS}/published/{releases[0]}/report.json"
+
+
+def allowed_conventions(wildcards: object) -> str:
+    """Argument of matrix that names in what scores may differ from those of a release."""
+    names = {
+        name
+        for release in releases_on(wildcards.texts)
+        for name in CONFIG.published[release].allow
+    }
+    return f"--allow {' '.join(sorted(names))}" if names else ""
+
+
+def benchmarks_on(texts: str) -> list[str]:
+    """Tables of benchmark scores for the models of a text set."""
+    tables = [
+        f"{RESULTS}/published/{release}/benchmarks.tsv"
+        for release in releases_on(texts)
+        if CONFIG.published[release].metadata is not None
+    ]
+    return [*tables, *CONFIG.analyses.benchmarks]
+
+
+def benchmarks_of(wildcards: object) -> list[str]:
+    """Tables of benchmark scores, for a rule."""
+    return benchmarks_on(wildcards.texts)
+
+
+def other_matrices(wildcards: object) -> list[str]:
+    """Matrices of the other text sets."""
+    return [
+        f"{RESULTS}/{texts}/matrix.h5"
+        for texts in CONFIG.texts
+        if texts != wildcards.texts
+    ]
+
+
+def other_arguments(wildcards: object) -> str:
+    """Argument that names the matrices of the other text sets; nothing where there are none."""
+    others = [texts for texts in CONFIG.texts if texts != wildcards.texts]
+    pairs = [f"{texts}={RESULTS}/{texts}/matrix.h5" for texts in others]
+    return f"--others {' '.join(pairs)}" if pairs else ""
+
+
+def predict_arguments() -> str:
+    """Arguments of predict but for the tasks."""
+    how = CONFIG.analyses.predict or analyses.Predict()
+    curve = str(how.curve).lower()
+    return (
+        f"--features {' '.join(how.features)} --folds {how.folds} --seeds {how.seeds} "
+        f"--curve {curve}"
+    )
+
+
+def axes_arguments() -> str:
+    """Arguments of axes."""
+    how = CONFIG.analyses.axes or analyses.Axes()
+    return f"--components {how.components} --ends {how.ends}"
+
+
+def robustness_arguments() -> str:
+    """Arguments of robustness."""
+    how = CONFIG.analyses.robustness or analyses.Robustness()
+    return f"--splits {how.splits} --draws {how.draws} --seed {how.seed}"
+
+
+def comparisons() -> str:
+    """What contrast compares, as JSON."""
+    asked = CONFIG.analyses.contrast
+    if asked is None:
+        return ""
+    groups = asked.model_dump(mode="json")["comparisons"]
+    return json.dumps(groups, sort_keys=True)
+
+
+def analysis_files() -> list[str]:
+    """Everything that the configured analyses write."""
+    return [
+        f"{RESULTS}/{texts}/{name}/{file}"
+        for texts in CONFIG.texts
+        for name in CONFIG.analyses.on
+        if name not in NEED_BENCHMARKS or benchmarks_on(texts)
+        for file in [*ANALYSES[name][0], *with_endings(ANALYSES[name][1])]
+    ]
+
+
+def with_endings(figures: Iterable[str]) -> list[str]:
+    """Both files of each figure."""
+    return [f"{name}.{ending}" for name in figures for ending in ("png", "svg")]
 
 
 def source_columns() -> list[str]:
@@ -665,18 +832,12 @@ def layout_arguments() -> str:
 
 def map_memory(wildcards: object, attempt: int) -> int:
     """Megabytes of a job that works on all models of a map; docs/benchmarks.md has what they take."""
-    return attempt * (4000 + 80 * len(CONFIG.models) // 1000)
+    return attempt * (4000 + 80 * MODELS // 1000)
 
 
 def map_minutes(wildcards: object, attempt: int) -> int:
     """Minutes of a job that works on all models of a map."""
-    return attempt * (20 + len(CONFIG.models) // 100)
-
-
-def clip_argument() -> str:
-    """Argument of matrix that reuses the clip threshold of another map."""
-    threshold = CONFIG.map.clip_threshold
-    return "" if threshold is None else f"--clip-threshold={threshold!r}"
+    return attempt * (20 + MODELS // 100)
 
 
 def plan_rows(wildcards: object) -> list[str]:
@@ -717,7 +878,12 @@ def preflight_options() -> str:
 
 leave_updates_alone()
 SCORE_GROUP = score_group if SUBMITS else None
-ALL_PAIRS = len(CONFIG.models) <= CONFIG.map.dense_limit
+# The most models on one map. Those of a release are known only when its files have been read.
+MODELS = len(CONFIG.models) + max(
+    sum(CONFIG.published[name].count for name in releases_on(texts))
+    for texts in CONFIG.texts
+)
+ALL_PAIRS = MODELS <= CONFIG.map.dense_limit
 HAS_ELLIPSES = ALL_PAIRS and CONFIG.map.ellipses and CONFIG.map.bootstrap > 1
 HAS_DOMAINS = ALL_PAIRS and CONFIG.map.domains
 FIGURES = figure_names()
@@ -732,6 +898,38 @@ FIGURE_TITLES = {
     "ellipses": "Map with its uncertainty",
     "domains": "Maps by domain",
 }
+# Tables and figures of each analysis; those that need benchmark scores are left out without any.
+ANALYSES = {
+    "predict": (
+        ["accuracy.tsv", "predictions.tsv", "curve.tsv"],
+        {
+            "scatter": "Benchmark scores, predicted",
+            "accuracy": "How well scores are predicted",
+            "curve": "By number of models",
+        },
+    ),
+    "leakage": (
+        ["leakage.tsv", "domains.tsv"],
+        {"leakage": "Models that may have seen the texts"},
+    ),
+    "axes": (
+        ["variance.tsv", "places.tsv", "texts.tsv", "domains.tsv", "correlations.tsv"],
+        {
+            "variance": "Variance of the axes",
+            "axes": "Principal axes",
+            "correlations": "Log-likelihood and benchmark scores",
+        },
+    ),
+    "contrast": (
+        ["comparisons.tsv", "domains.tsv", "texts.tsv"],
+        {"contrast": "What carries the distance"},
+    ),
+    "robustness": (
+        ["halves.tsv", "domains.tsv", "numbers.tsv", "sets.tsv"],
+        {"robustness": "How far distances depend on the texts"},
+    ),
+}
+NEED_BENCHMARKS = ("predict", "leakage")
 FETCH_OPTIONS = fetch_options()
 RESOLVE_OPTIONS = f"--on-failure {CONFIG.on_model_failure}{mirrors_argument()}"
 PREFLIGHT_OPTIONS = preflight_options()

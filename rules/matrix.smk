@@ -5,6 +5,8 @@ localrules:
 
 rule index:
     """Which models belong on the map, and under which settings they were scored."""
+    input:
+        release_tables,
     output:
         f"{RESULTS}/{{texts}}/index.tsv",
     log:
@@ -13,13 +15,18 @@ rule index:
         rows=index_rows,
     run:
         header = "model\tsource\tfingerprint\tid\trevision\tfamily\tvariant"
-        write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
+        tables = [Path(table).read_text(encoding="utf-8") for table in input]
+        released = [row for table in tables for row in table.splitlines()[1:]]
+        write_text(
+            Path(output[0]), "\n".join([header, *params.rows, *released]) + "\n"
+        )
 
 
 rule matrix:
     """All models of a text set in one matrix, and what is known of each."""
     input:
         index=f"{RESULTS}/{{texts}}/index.tsv",
+        releases=release_reports,
         scores=scores_of,
         cards=cards_of,
         texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
@@ -28,6 +35,7 @@ rule matrix:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
         failures=f"{RESULTS}/{{texts}}/failures.tsv",
+        differences=(f"{RESULTS}/{{texts}}/conventions.tsv" if CONFIG.published else []),
     log:
         "logs/matrix/{texts}.log",
     conda:
@@ -37,12 +45,14 @@ rule matrix:
         runtime=map_minutes,
     params:
         code=CODE,
-        clip=clip_argument(),
+        clip=clip_argument,
+        allow=allowed_conventions,
         on_failure=CONFIG.on_model_failure,
     shell:
         f"{SCRIPTS}/matrix.py --index {{input.index}} "
         f"--scores {RESULTS}/{{wildcards.texts}}/scores --cards {RESULTS}/models "
         "--texts {input.texts} --manifest {input.manifest} {params.clip} "
+        "{params.allow} --differences {output.differences} "
         "--on-failure {params.on_failure} --matrix {output.matrix} --models {output.models} "
         "--failures {output.failures} > {log} 2>&1"
 

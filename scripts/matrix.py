@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, log
+from klmap import collect, conventions, log, releases
 
 
 def main() -> None:
@@ -19,13 +19,26 @@ def main() -> None:
     parser.add_argument(
         "--on-failure", choices=["stop", "skip"], default="stop", help="what to do without a score"
     )
-    parser.add_argument(
+    clip = parser.add_mutually_exclusive_group()
+    clip.add_argument(
         "--clip-threshold", type=float, help="nats; reuse the threshold of an existing map"
     )
+    clip.add_argument("--clip-from", type=Path, help="report.json of a release, for its threshold")
+    parser.add_argument(
+        "--allow",
+        choices=conventions.KEYS,
+        nargs="*",
+        default=[],
+        help="in what scores may differ from those that others have computed",
+    )
+    parser.add_argument("--differences", type=Path, nargs="?", help="table of what differs, to write")
     parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5 to write")
     parser.add_argument("--models", type=Path, required=True, help="models.tsv to write")
     parser.add_argument("--failures", type=Path, required=True, help="failures.tsv to write")
     args = parser.parse_args()
+    threshold = args.clip_threshold
+    if args.clip_from is not None:
+        threshold = releases.clip_threshold(args.clip_from)
     collection = collect.collect(
         args.index,
         args.scores,
@@ -34,8 +47,11 @@ def main() -> None:
         args.manifest,
         args.matrix,
         skip_failures=args.on_failure == "skip",
-        threshold=args.clip_threshold,
+        threshold=threshold,
+        allowed=args.allow,
     )
+    if args.differences is not None:
+        conventions.write_differences(args.differences, collection.differences)
     collect.write_models(args.models, collection.models)
     collect.write_failures(args.failures, collection.failures)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from klmap import collect, files, store, store_score
+from klmap import collect, files, index, store, store_score
 from klmap.collect import Model
 from klmap.geometry import Floats
 
@@ -141,7 +141,7 @@ class Folder:
         rows = [self.made[i] for i in (order or range(len(self.made)))]
         files.write_tsv(
             self.index,
-            collect.INDEX_COLUMNS,
+            index.COLUMNS,
             [
                 (m.model, m.model, m.fingerprint, m.id, m.revision, m.family, m.variant)
                 for m in rows

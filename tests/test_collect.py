@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klmap import blocks, centring, collect, files, geometry, neighbors, store, store_score
+from klmap import blocks, centring, collect, files, geometry, index, neighbors, store, store_score
 from klmap.collect import Model, revision_step
 from klmap.errors import InputError, PermanentFailure
 from tests.mapfiles import Folder
@@ -197,7 +197,7 @@ def test_failures_table_has_its_header_when_empty(tmp_path: Path) -> None:
 
 
 def test_bad_index(folder: Folder) -> None:
-    files.write_tsv(folder.index, collect.INDEX_COLUMNS, [])
+    files.write_tsv(folder.index, index.COLUMNS, [])
     arguments = (folder.index, folder.scores, folder.cards, folder.texts, folder.manifest)
     arguments += (folder.root / "matrix.h5",)
     with pytest.raises(InputError, match="no models"):

@@ -101,8 +101,8 @@ def test_every_key_is_documented_in_the_schema():
         ("name: run7", "name: demo--llama-code", "models[3]: 'demo--llama-code' is the name of"),
         ("name: run7", "name: a/b", "models[3].name: 'a/b' holds a character"),
         ("../checkpoints/run7", "../my run", "models[3]: '../my run' gives the file name 'my run'"),
-        ("analyses: {}", "analyses: {predit: {}}", "analyses.predit: unknown key; known keys: benc"),
-        ("analyses: {}", "analyses: {axes: {end: 3}}", "axes.end: unknown key; known keys: compone"),
+        ("analyses: {}", "analyses: {predit: {}}", "analyses.predit: unknown key; known keys: be"),
+        ("analyses: {}", "analyses: {axes: {end: 3}}", "axes.end: unknown key; known keys: comp"),
         (
             "analyses: {}",
             "analyses: {contrast: {comparisons: {one: {fist: a}}}}",

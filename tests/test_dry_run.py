@@ -322,8 +322,9 @@ def test_one_listing_and_a_bounded_number_of_files_tell_about_thousands(
 
     planned = Planned(scores=dict.fromkeys(scores, ""))
     now: dict[str, dict[str, Any]] = {model: {"dtype": "float32"} for model in scores}
-    outlook = forecast.look("tiny", planned, scores, {}, now, earlier)
-    assert listed == [next(iter(scores.values())).parent]
+    folder = next(iter(scores.values())).parents[1]
+    outlook = forecast.look("tiny", folder, planned, scores, {}, now, earlier, {})
+    assert listed == [folder / "scores"]
     assert len(opened) == forecast.READ
     groups = {what: len(models) for what, models in outlook.changed.items()}
     assert groups == {"dtype is float32, was auto": 1000, "other settings": 2000}
@@ -339,11 +340,13 @@ def test_the_latest_of_several_older_scores_is_compared(
     read: list[str] = []
     forecast.look(
         "tiny",
+        older.parents[1],
         Planned(scores={"m0": ""}),
         scores,
         {},
         {"m0": {}},
         lambda path: read.append(path.name) or None,
+        {},
     )
     assert read == [f"m0.{'0' * 12}.h5"]
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from klmap import collect, layout, neighbors, store, store_score
+from klmap import collect, index, layout, neighbors, store, store_score
 from tests.mapfiles import Folder, zoo
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -82,7 +82,7 @@ def test_every_attribute_and_column_is_described(folder: Folder) -> None:
                 assert f"`{name}`" in text, name
     columns = [
         *(field for field in collect.Model.__dataclass_fields__),
-        *collect.INDEX_COLUMNS,
+        *index.COLUMNS,
         *collect.FAILURE_COLUMNS,
         *layout.COLUMNS,
         *neighbors.COLUMNS,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from klmap import config_analyses
 from tests.project import AGGREGATION, ROOT, Project, make_project
 
 pytestmark = pytest.mark.workflow
@@ -167,4 +168,4 @@ def test_all_that_follows_the_scores_is_one_allocation() -> None:
     """Snakemake refuses a group of which a job in the middle is left out."""
     profile = yaml.safe_load((ROOT / "profiles/slurm/config.yaml").read_text())
     grouped = {entry.partition("=")[0] for entry in profile["groups"]}
-    assert grouped == {*AGGREGATION, "ellipses"} - {"index"}
+    assert grouped == {*AGGREGATION, "ellipses", *config_analyses.NAMES} - {"index"}

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from klmap import geometry
+from klmap import conventions, geometry
 from klmap.blocks import ranges
 from klmap.centring import LowQuantile, write_coordinates
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json, read_tsv, write_tsv
+from klmap.index import Entry, read_index
 from klmap.log import Progress, logger
 from klmap.store import create_matrix
 from klmap.store_score import Score, read_score, read_status
 from klmap.texts import read_texts
 
-INDEX_COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
 FAILURE_COLUMNS = ("model", "id", "revision", "reason")
 
-_ATTRIBUTES = ("dtype", "prefix", "overlength", "noise_nats")
+_ATTRIBUTES = (
+    "dtype",
+    "prefix",
+    "overlength",
+    "noise_nats",
+    "imported",
+    "card",
+    *conventions.FACTS,
+)
 _STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)")
 
@@ -94,25 +102,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Collection:
-    """What is known of the models of one text set; both lists are sorted by their names."""
+    """What is known of the models of one text set; the lists are sorted by their names."""
 
     models: list[Model]
     failures: list[Failure]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One row of the index with the files that belong to it."""
-
-    model: str
-    source: str
-    fingerprint: str
-    id: str
-    revision: str
-    family: str
-    variant: str
-    path: Path
-    card: Path
+    differences: list[conventions.Difference]
 
 
 def revision_step(revision: str) -> float:
@@ -135,11 +129,12 @@ def collect(
     matrix: Path,
     skip_failures: bool = False,
     threshold: float | None = None,
+    allowed: Sequence[str] = (),
 ) -> Collection:
     """Join the score files that the index names into one matrix, without holding it in memory.
 
     Args:
-        index: table with one row per configured model, columns ``INDEX_COLUMNS``.
+        index: table with one row per model, see :mod:`klmap.index`.
         scores: folder of ``<model>.<fingerprint>.h5``.
         cards: folder of ``<source>/card.json``.
         texts: texts.jsonl.
@@ -148,19 +143,21 @@ def collect(
         skip_failures: leave failed models out instead of refusing to draw a map without them.
         threshold: clip threshold in nats of an existing map; by default the 2 % quantile of the
             values collected here (Oyama et al. 2025, section 3).
+        allowed: conventions in which scores may differ from those that others have computed.
 
     Returns:
         The models of the matrix, in the order of its rows, and those that failed.
 
     Raises:
-        InputError: a file is missing, broken, of another text set or of another model.
+        InputError: a file is missing, broken, of another text set or of another model, or was
+            computed by other conventions than those of others that it would be compared with.
         PermanentFailure: models failed and are not to be skipped, or every model failed.
         OSError: the disk is full.
     """
     text_list = read_texts(texts, manifest)
     sha256 = str(read_json(manifest)["sha256"])
     mean_bytes = float(np.mean([text.n_bytes for text in text_list]))
-    entries = _read_index(index, scores, cards)
+    entries = read_index(index, scores, cards)
     kept = len(entries)
     if skip_failures:
         kept -= sum(_failed(entry.path, len(text_list)) for entry in entries)
@@ -172,6 +169,8 @@ def collect(
                 lowest.add(rows)
             file.write_loglik(begin, rows)
         join.check(manifest, skip_failures)
+        differences = conventions.differences(join.scored, mean_bytes)
+        conventions.refuse(differences, allowed)
         if threshold is None:
             threshold = lowest.value()
         write_coordinates(file, threshold)
@@ -190,7 +189,7 @@ def collect(
     logger.info(
         "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed", *counts
     )
-    return Collection(join.models, [failure for failure, _ in join.failed])
+    return Collection(join.models, [failure for failure, _ in join.failed], differences)
 
 
 class _Join:
@@ -200,11 +199,12 @@ class _Join:
         self.texts, self.sha256, self.mean_bytes = texts, sha256, mean_bytes
         self.read = 0
         self.models: list[Model] = []
+        self.scored: list[conventions.Scored] = []
         self.failed: list[tuple[Failure, Path]] = []
         self.other: list[Path] = []
         self.unequal: list[tuple[Path, int]] = []
 
-    def blocks(self, entries: Sequence[_Entry]) -> Iterator[tuple[int, geometry.Floats]]:
+    def blocks(self, entries: Sequence[Entry]) -> Iterator[tuple[int, geometry.Floats]]:
         """Log-likelihoods, nats, of the models that did not fail: first row and rows of a block."""
         progress = Progress(len(entries), "scores")
         for begin, end in ranges(len(entries), 8 * self.texts):
@@ -214,7 +214,7 @@ class _Join:
                 yield len(self.models) - len(rows), np.stack(rows)
         progress.close()
 
-    def _row(self, entry: _Entry) -> geometry.Floats | None:
+    def _row(self, entry: Entry) -> geometry.Floats | None:
         score = read_score(entry.path, only=_ATTRIBUTES)
         self.read += 1
         _check_identity(entry, score)
@@ -227,7 +227,12 @@ class _Join:
         elif len(score.loglik) != self.texts:
             self.unequal.append((entry.path, len(score.loglik)))
         else:
-            self.models.append(_describe(entry, score, self.mean_bytes))
+            # A score that others have computed brings along what is known of its model.
+            own = score.attributes.get("card")
+            card = read_json(entry.card) if own is None else json.loads(own)
+            self.models.append(_describe(entry, score, card, self.mean_bytes))
+            noise = self.models[-1].noise_nats
+            self.scored.append(conventions.scored(score, noise, card))
             return score.loglik
         return None
 
@@ -247,33 +252,13 @@ class _Join:
         _check_failures(self.failed, bool(self.models), skip_failures)
 
 
-def _read_index(index: Path, scores: Path, cards: Path) -> list[_Entry]:
-    rows = read_tsv(index)
-    if not rows:
-        raise InputError(f"{index}: no models; add one under models: in config.yaml")
-    missing = [name for name in INDEX_COLUMNS if name not in rows[0]]
-    if missing:
-        raise InputError(f"{index}: the column {missing[0]!r} is missing; remove it and run again")
-    repeated = [name for name, count in Counter(r["model"] for r in rows).items() if count > 1]
-    if repeated:
-        raise InputError(f"{index}: {repeated[0]!r} stands there twice; names must be unique")
-    return [
-        _Entry(
-            **{name: row[name] for name in INDEX_COLUMNS},
-            path=scores / f"{row['model']}.{row['fingerprint']}.h5",
-            card=cards / row["source"] / "card.json",
-        )
-        for row in sorted(rows, key=lambda row: row["model"])
-    ]
-
-
 def _failed(path: Path, texts: int) -> bool:
     """Whether a score has failed; large files have not, so that few of many have to be opened."""
     small = not path.is_file() or path.stat().st_size < 8 * texts + 65_536
     return small and read_status(path) == "failed"
 
 
-def _check_identity(entry: _Entry, score: Score) -> None:
+def _check_identity(entry: Entry, score: Score) -> None:
     found = (score.model, score.fingerprint)
     if found != (entry.model, entry.fingerprint):
         raise InputError(
@@ -300,8 +285,7 @@ def _check_failures(failed: Sequence[tuple[Failure, Path]], kept: bool, skip: bo
     )
 
 
-def _describe(entry: _Entry, score: Score, mean_bytes: float) -> Model:
-    card = read_json(entry.card)
+def _describe(entry: Entry, score: Score, card: Mapping[str, Any], mean_bytes: float) -> Model:
     architecture = str(card.get("architecture") or "")
     model_type = str(card.get("model_type") or "")
     mean_loglik = float(score.loglik.mean())

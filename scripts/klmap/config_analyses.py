@@ -13,6 +13,10 @@ from pydantic import Field, field_validator, model_validator
 from klmap.config_texts import Strict
 
 
+NAMES = ("predict", "leakage", "axes", "contrast", "robustness")
+"""All analyses; each is a rule, a script and a folder of this name."""
+
+
 class Predict(Strict):
     """Benchmark scores predicted from the models' coordinates."""
 
@@ -111,5 +115,4 @@ class Analyses(Strict):
     @property
     def on(self) -> list[str]:
         """Names of the analyses that are wanted."""
-        names = ("predict", "leakage", "axes", "contrast", "robustness")
-        return [name for name in names if getattr(self, name) is not None]
+        return [name for name in NAMES if getattr(self, name) is not None]

@@ -113,12 +113,20 @@ class Published(Strict):
         """How many models to plan for."""
         return self.models if self.models is not None else 1000
 
-    def identity(self) -> dict[str, Any]:
-        """What decides which log-likelihoods come out, but for the content of the files."""
-        recipe = self.model_dump(mode="json", exclude_none=True, exclude={"allow"})
-        for file in recipe.values():
-            if isinstance(file, dict):
-                known = file.get("sha256")
-                if known is not None:
-                    file.pop("url", None)
-        return recipe
+    def paths(self) -> list[str]:
+        """Files that lie on this machine."""
+        return [file.path for file in self.files().values() if file.path is not None]
+
+    @property
+    def is_from_afar(self) -> bool:
+        """Whether some of its files are on the web."""
+        return any(file.url is not None for file in self.files().values())
+
+    def files(self) -> dict[str, PublishedFile]:
+        """All files, by key."""
+        found = {key: getattr(self, key) for key in ("loglik", "clipped", "metadata", "names")}
+        return {key: file for key, file in found.items() if file is not None}
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides what is imported."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"allow"})

@@ -11,13 +11,14 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from klmap import forecast
+from klmap import forecast, releases
 from klmap.config import Config
+from klmap.config_analyses import NAMES
 from klmap.forecast import Outlook, Planned
 
 MANY = 16
@@ -27,7 +28,9 @@ stand in the description of `matrix`."""
 WIDEST = 100
 """Columns that are used of a wide terminal."""
 
-_DRAWN = ["index", "matrix", "kl", "layout", "tree", "ellipses", "domains", "figures", "explorer"]
+_DRAWN = [
+    "index", "matrix", "kl", "layout", "tree", "ellipses", "domains", "figures", "explorer", *NAMES,
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -159,18 +162,26 @@ def _look(
     score_path: Callable[[str, str], str],
     code: str,
     texts: str,
-    jobs: Iterable[Any],
+    jobs: Sequence[Any],
 ) -> Outlook:
     """One text set, as planned and as it lies on the disk."""
     entries = config.by_slug
     cards = Path(config.results, "models")
+    importing = {job.wildcards.release for job in jobs if job.rule.name == "published"}
+    imported = {
+        name: None if name in importing else releases.count(Path(config.results), name)
+        for name, release in config.published.items()
+        if release.texts == texts
+    }
     return forecast.look(
         texts,
+        Path(config.results, texts),
         plan(snakemake.workflow.dag, texts, jobs, code),
         {model: Path(score_path(texts, model)) for model in entries},
         {model: cards / entry.source / "card.json" for model, entry in entries.items()},
         {model: config.spec(texts, entry) for model, entry in entries.items()},
         snakemake.settings_of,
+        imported,
     )
 
 

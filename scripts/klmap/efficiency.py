@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from klmap import store_score
+from klmap import releases, store_score
 from klmap.cards import Card, read_card
 from klmap.config import ModelEntry
 from klmap.errors import InputError
@@ -86,11 +86,13 @@ _COLUMNS = tuple(field.name for field in fields(Cost))
 
 
 def score_files(results: Path) -> dict[str, os.stat_result]:
-    """Every score file of a results folder, by path, from listings alone."""
+    """Every score file that was made in a results folder, by path, from listings alone."""
     found = {}
+    imported = releases.score_names(results)
     for folder in results.glob("*/scores"):
         for entry in _listing(folder):
-            if entry.name.endswith(".h5") and not entry.name.startswith("."):
+            name = entry.name
+            if name.endswith(".h5") and not name.startswith(".") and name not in imported:
                 try:
                     found[f"{folder}/{entry.name}"] = entry.stat()
                 except OSError:  # removed in the meantime

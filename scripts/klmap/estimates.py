@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from klmap import releases
 from klmap.cards import Card, read_card
 from klmap.config import Hardware, ModelEntry
 from klmap.errors import InputError
@@ -135,7 +136,12 @@ def measure(results: Path) -> list[Measured]:
 
     Files that are broken, failed, or whose card is gone tell nothing and are left out.
     """
-    paths = [(path.stat().st_mtime_ns, path) for path in results.glob("*/scores/*.h5")]
+    imported = releases.score_names(results)
+    paths = [
+        (path.stat().st_mtime_ns, path)
+        for path in results.glob("*/scores/*.h5")
+        if path.name not in imported
+    ]
     newest = [path for _, path in sorted(paths, reverse=True)[:LARGEST_SAMPLE]]
     measured = [found for path in newest if (found := _measure(path, results)) is not None]
     if measured:

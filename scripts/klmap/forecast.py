@@ -65,6 +65,7 @@ class Outlook:
         unfinished: models whose job was killed and goes on where it was.
         failed: models that failed for good before, by the reason.
         without: models among the scored ones that have no numbers, because they failed.
+        imported: releases with the number of their models; None where that is not known yet.
     """
 
     texts: str
@@ -77,33 +78,39 @@ class Outlook:
     unfinished: list[str] = field(default_factory=list)
     failed: dict[str, list[str]] = field(default_factory=dict)
     without: list[str] = field(default_factory=list)
+    imported: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def models(self) -> int:
-        """Number of configured models."""
-        return len(self.scored) + len(self.unasked) + len(self.planned.scores)
+        """Number of models, as far as it is known."""
+        own = len(self.scored) + len(self.unasked) + len(self.planned.scores)
+        return own + sum(count or 0 for count in self.imported.values())
 
 
 def look(
     texts: str,
+    folder: Path,
     planned: Planned,
     scores: Mapping[str, Path],
     cards: Mapping[str, Path],
     settings: Mapping[str, Mapping[str, Any]],
     earlier: Callable[[Path], Mapping[str, Any] | None],
+    imported: Mapping[str, int | None],
 ) -> Outlook:
     """Sort the models of a text set by what a run would do about them.
 
     Args:
         texts: name of the text set.
+        folder: what belongs to it.
         planned: what Snakemake would do.
         scores: the file of each configured model's score.
         cards: the card of each.
         settings: the settings of each score.
         earlier: settings of a score that is there; None where they are not known.
+        imported: releases with the number of their models; None where that is not known yet.
     """
-    outlook = Outlook(texts, planned)
-    there = _listing(scores)
+    outlook = Outlook(texts, planned, imported=imported)
+    there = _listing(folder / "scores")
     older = _older(there)
     reader = _Reader(earlier)
     for model, score in scores.items():
@@ -127,13 +134,12 @@ def look(
             outlook.changed.setdefault(reason, []).append(model)
         else:
             outlook.new.append(model)
-    outlook.without = _without(outlook.scored, next(iter(scores.values())).parents[1])
+    outlook.without = _without(outlook.scored, folder)
     return outlook
 
 
-def _listing(scores: Mapping[str, Path]) -> dict[str, os.DirEntry[str]]:
+def _listing(folder: Path) -> dict[str, os.DirEntry[str]]:
     """Every file beside the scores, by its name."""
-    folder = next(iter(scores.values())).parent
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry for entry in entries}
@@ -248,6 +254,8 @@ def render(outlooks: Iterable[Outlook], jobs: Mapping[str, int], width: int, *, 
 def _paragraph(outlook: Outlook, width: int) -> list[str]:
     plural = "model" if outlook.models == 1 else "models"
     lines = [f"Texts {outlook.texts}, {outlook.models:,} {plural}:"]
+    for release, count in outlook.imported.items():
+        lines += _entry("imported" if count else "to be imported", count or 1, [release], width)
     scored = ""
     if outlook.without:
         scored = f"{len(outlook.without):,} of them failed, see failures.tsv: "

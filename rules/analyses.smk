@@ -1,0 +1,217 @@
+localrules:
+    analyses,
+
+
+rule predict:
+    """Benchmark scores from coordinates, and how well that works."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        benchmarks=benchmarks_of,
+    output:
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/predict/{{file}}",
+            file=ANALYSES["predict"][0],
+        ),
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/predict/{{figure}}.svg",
+            figure=ANALYSES["predict"][1],
+        ),
+        [
+            report(
+                f"{RESULTS}/{{texts}}/predict/{figure}.png",
+                caption=f"captions/predict-{figure}.rst",
+                category="Text set {texts}",
+                labels={"figure": title},
+            )
+            for figure, title in ANALYSES["predict"][1].items()
+        ],
+    log:
+        "logs/predict/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        how=predict_arguments(),
+        tasks=CONFIG.analyses.predict.tasks if CONFIG.analyses.predict else [],
+    shell:
+        f"{SCRIPTS}/predict.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--benchmarks {input.benchmarks} --tasks {params.tasks:q} {params.how} "
+        f"--folder {RESULTS}/{{wildcards.texts}}/predict > {{log}} 2>&1"
+
+
+rule leakage:
+    """Models whose log-likelihood is too high for their benchmark scores."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        benchmarks=benchmarks_of,
+    output:
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/leakage/{{file}}",
+            file=ANALYSES["leakage"][0],
+        ),
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/leakage/{{figure}}.svg",
+            figure=ANALYSES["leakage"][1],
+        ),
+        [
+            report(
+                f"{RESULTS}/{{texts}}/leakage/{figure}.png",
+                caption=f"captions/leakage-{figure}.rst",
+                category="Text set {texts}",
+                labels={"figure": title},
+            )
+            for figure, title in ANALYSES["leakage"][1].items()
+        ],
+    log:
+        "logs/leakage/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        tasks=CONFIG.analyses.leakage.tasks if CONFIG.analyses.leakage else [],
+    shell:
+        f"{SCRIPTS}/leakage.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--benchmarks {input.benchmarks} --tasks {params.tasks:q} "
+        f"--folder {RESULTS}/{{wildcards.texts}}/leakage > {{log}} 2>&1"
+
+
+rule axes:
+    """Principal axes of the map, and the texts at their ends."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        benchmarks=benchmarks_of,
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+    output:
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/axes/{{file}}",
+            file=ANALYSES["axes"][0],
+        ),
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/axes/{{figure}}.svg",
+            figure=ANALYSES["axes"][1],
+        ),
+        [
+            report(
+                f"{RESULTS}/{{texts}}/axes/{figure}.png",
+                caption=f"captions/axes-{figure}.rst",
+                category="Text set {texts}",
+                labels={"figure": title},
+            )
+            for figure, title in ANALYSES["axes"][1].items()
+        ],
+    log:
+        "logs/axes/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        how=axes_arguments(),
+    shell:
+        f"{SCRIPTS}/axes.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--benchmarks {input.benchmarks} --texts {input.texts} {params.how} "
+        f"--folder {RESULTS}/{{wildcards.texts}}/axes > {{log}} 2>&1"
+
+
+rule contrast:
+    """Domains and texts that carry the distance between models."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+    output:
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/contrast/{{file}}",
+            file=ANALYSES["contrast"][0],
+        ),
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/contrast/{{figure}}.svg",
+            figure=ANALYSES["contrast"][1],
+        ),
+        [
+            report(
+                f"{RESULTS}/{{texts}}/contrast/{figure}.png",
+                caption=f"captions/contrast-{figure}.rst",
+                category="Text set {texts}",
+                labels={"figure": title},
+            )
+            for figure, title in ANALYSES["contrast"][1].items()
+        ],
+    log:
+        "logs/contrast/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        comparisons=comparisons(),
+        ends=CONFIG.analyses.contrast.ends if CONFIG.analyses.contrast else 20,
+    shell:
+        f"{SCRIPTS}/contrast.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--texts {input.texts} --comparisons {params.comparisons:q} --ends {params.ends} "
+        f"--folder {RESULTS}/{{wildcards.texts}}/contrast > {{log}} 2>&1"
+
+
+rule robustness:
+    """How far distances depend on the texts."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        others=other_matrices,
+    output:
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/robustness/{{file}}",
+            file=ANALYSES["robustness"][0],
+        ),
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/robustness/{{figure}}.svg",
+            figure=ANALYSES["robustness"][1],
+        ),
+        [
+            report(
+                f"{RESULTS}/{{texts}}/robustness/{figure}.png",
+                caption=f"captions/robustness-{figure}.rst",
+                category="Text set {texts}",
+                labels={"figure": title},
+            )
+            for figure, title in ANALYSES["robustness"][1].items()
+        ],
+    log:
+        "logs/robustness/{texts}.log",
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        others=other_arguments,
+        how=robustness_arguments(),
+    shell:
+        f"{SCRIPTS}/robustness.py --matrix {{input.matrix}} --models {{input.models}} "
+        "{params.others} {params.how} "
+        f"--folder {RESULTS}/{{wildcards.texts}}/robustness > {{log}} 2>&1"
+
+
+rule analyses:
+    """Every analysis that the configuration asks for."""
+    input:
+        analysis_files(),

@@ -1,0 +1,30 @@
+rule published:
+    """What others have computed, as score files like all others."""
+    input:
+        release_paths,
+        texts=release_texts,
+        manifest=release_manifest,
+    output:
+        index=f"{RESULTS}/published/{{release}}/index.tsv",
+        benchmarks=f"{RESULTS}/published/{{release}}/benchmarks.tsv",
+        report=f"{RESULTS}/published/{{release}}/report.json",
+    log:
+        "logs/published/{release}.log",
+    priority: FIRST
+    localrule: ON_HEAD and RELEASES_FROM_AFAR
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        recipe=release_recipe,
+        spec=release_spec,
+        scores=release_scores,
+    shell:
+        f"{SCRIPTS}/published.py --name {{wildcards.release}} --recipe {{params.recipe:q}} "
+        "--spec {params.spec:q} --texts {input.texts} --manifest {input.manifest} "
+        "--scores {params.scores} "
+        f"--downloads {RESULTS}/published/{{wildcards.release}}/files "
+        "--index {output.index} --benchmarks {output.benchmarks} --report {output.report} "
+        "> {log} 2>&1"

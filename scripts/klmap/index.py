@@ -1,0 +1,75 @@
+"""index.tsv: which models belong on the map of a text set, and where their files are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from klmap.errors import InputError
+from klmap.files import read_tsv
+
+COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the index with the files that belong to it.
+
+    Attributes:
+        model: name on the map.
+        source: what its card is filed under; empty for a score that others have computed.
+        fingerprint: 12 hexadecimal digits of the score's settings.
+        id: Hub id, local folder or demo id.
+        revision: the configured revision.
+        family: from the configuration, or the model type of a release.
+        variant: what sets it apart from other rows of the same source.
+        path: the score file.
+        card: the card, where there is a source.
+    """
+
+    model: str
+    source: str
+    fingerprint: str
+    id: str
+    revision: str
+    family: str
+    variant: str
+    path: Path
+    card: Path
+
+
+def read_index(index: Path, scores: Path, cards: Path) -> list[Entry]:
+    """Read index.tsv.
+
+    Args:
+        index: the table.
+        scores: folder of ``<model>.<fingerprint>.h5``.
+        cards: folder of ``<source>/card.json``.
+
+    Returns:
+        The rows, sorted by model.
+
+    Raises:
+        InputError: the table is missing, empty, lacks a column, or names a model twice.
+    """
+    rows = read_tsv(index)
+    if not rows:
+        raise InputError(f"{index}: no models; add one under models: in config.yaml")
+    missing = [name for name in COLUMNS if name not in rows[0]]
+    if missing:
+        raise InputError(f"{index}: the column {missing[0]!r} is missing; remove it and run again")
+    repeated = [name for name, count in Counter(r["model"] for r in rows).items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"{index}: {repeated[0]!r} stands there twice; names must be unique: give a model that "
+            "a release has too another name with name:"
+        )
+    return [
+        Entry(
+            **{name: row[name] for name in COLUMNS},
+            path=scores / f"{row['model']}.{row['fingerprint']}.h5",
+            card=cards / row["source"] / "card.json",
+        )
+        for row in sorted(rows, key=lambda row: row["model"])
+    ]
