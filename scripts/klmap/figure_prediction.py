@@ -1,0 +1,364 @@
+"""Predicted benchmark scores in figures: each model, how well it works, and with fewer models.
+
+The panels by task follow figure 5 of Oyama et al. 2025; the marks of models without a score, the
+interval and the learning curve are klmap's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from klmap import charts, style
+from klmap.benchmarks import MEAN_TASKS
+from klmap.collect import Model
+from klmap.folds import RANDOM, TYPE
+from klmap.geometry import Floats
+from klmap.prediction import correlations
+from klmap.prediction_files import (
+    CONTROL,
+    NEW,
+    OUT_OF_FOLD,
+    Accuracy,
+    CurvePoint,
+    Predicted,
+    Prediction,
+)
+
+WAYS = {
+    ("Q", TYPE): ("coordinates Q, types held out", "#0072B2", "o", True),
+    ("Q", RANDOM): ("coordinates Q, random folds", "#0072B2", "o", False),
+    ("L", TYPE): ("log-likelihoods L, types held out", "#D55E00", "s", True),
+    ("L", RANDOM): ("log-likelihoods L, random folds", "#D55E00", "s", False),
+    (CONTROL, ""): ("mean log-likelihood alone", style.MUTED, "D", True),
+}
+"""Name, colour, marker and filling by features and split."""
+
+_TITLE: dict[str, Any] = {"size": 9.5, "loc": "left", "pad": 6}
+_PANEL = 2.25
+_GAP = 0.55
+_LEFT, _TOP, _FOOT = 0.75, 1.15, 1.05
+_LEGEND = 2.15
+_MOST_COLUMNS = 4
+_NARROWEST = 8.6
+_TICKS = (-0.9, -0.5, 0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
+
+
+def draw(found: Prediction, models: Sequence[Model], texts: str, folder: Path) -> None:
+    """Write the figures ``scatter``, ``accuracy`` and ``curve``.
+
+    Args:
+        found: what was predicted.
+        models: all models of the map, for the colours of their types.
+        texts: how many texts of which set.
+        folder: where to write.
+    """
+    style.save(scatter(found, models, texts), folder, "scatter")
+    style.save(accuracy(found, texts), folder, "accuracy")
+    style.save(curve(found, texts), folder, "curve")
+
+
+def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
+    """Measured against predicted scores, a panel for each task, coloured by type as on the map."""
+    each, _ = style.categories([model.family for model in models])
+    colors = {model.model: category for model, category in zip(models, each, strict=True)}
+    rows = {task: [r for r in found.predictions if r.task == task] for task in found.tasks}
+    used = {colors[row.model] for row in found.predictions if row.how == OUT_OF_FOLD}
+    legend = [category for category in dict.fromkeys(_by_count(each)) if category in used]
+    columns = min(_MOST_COLUMNS, len(found.tasks))
+    lines = math.ceil(len(found.tasks) / columns)
+    width = max(_LEFT + columns * (_PANEL + _GAP) + _LEGEND, _NARROWEST)
+    tall = max(lines * (_PANEL + _GAP) - _GAP + 0.1, 0.45 + 0.21 * (len(legend) + 4))
+    height = _TOP + tall + _FOOT
+    scored = {row.model for row in found.predictions if row.how == OUT_OF_FOLD}
+    split = next(row.folds for row in found.predictions if row.how == OUT_OF_FOLD)
+    held = "other model types" if split == TYPE else "other folds, drawn at random"
+    new = {row.model for row in found.predictions if row.how == NEW} - scored
+    figure = style.new_figure(
+        width,
+        height,
+        "Benchmark scores, predicted from the coordinates",
+        f"{len(scored):,} models with scores · {texts} · each predicted from models of {held}",
+        "\n".join(_how_to_read(found, len(new))),
+    )
+    for number, task in enumerate(found.tasks):
+        line, column = divmod(number, columns)
+        left = _LEFT + column * (_PANEL + _GAP)
+        bottom = height - _TOP - line * (_PANEL + _GAP) - _PANEL
+        axes = figure.add_axes((left / width, bottom / height, _PANEL / width, _PANEL / height))
+        _panel(axes, task, rows[task], colors)
+        if not column:
+            axes.set_ylabel("predicted score")
+        if number + columns >= len(found.tasks):
+            axes.set_xlabel("measured score")
+    handles = style.handles(legend)
+    left = _LEFT + columns * (_PANEL + _GAP) - 0.25
+    charts.titled(figure, handles, "model type", left / width, 1 - _TOP / height)
+    return figure
+
+
+def _how_to_read(found: Prediction, new: int) -> list[str]:
+    """The note under the scatter plots."""
+    lines = [
+        "r: Pearson's correlation of measured and predicted scores, which are means over all seeds, "
+        "then Spearman's, of ranks.",
+        "On the line a prediction is right; between the dashed lines are nine of ten models.",
+    ]
+    marks = any(row.how == NEW for row in found.predictions)
+    if marks:
+        whole = f", {new:,} of them without any" if new else ""
+        lines[-1] += f" Marks at the left edge: predictions of models without this score{whole}."
+    return lines
+
+
+def _by_count(each: Sequence[style.Category]) -> list[style.Category]:
+    return sorted(each, key=lambda category: (category.color == style.OTHERS, -category.count))
+
+
+def _panel(
+    axes: Axes, task: str, rows: Sequence[Predicted], colors: dict[str, style.Category]
+) -> None:
+    known = [row for row in rows if row.how == OUT_OF_FOLD]
+    new = np.array([row.predicted for row in rows if row.how == NEW])
+    measured = np.array([row.measured for row in known])
+    predicted = np.array([row.predicted for row in known])
+    both = np.concatenate([measured, predicted, new])
+    margin = 0.06 * (np.ptp(both) or 1.0)
+    low, high = both.min() - 1.6 * margin, both.max() + margin
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    axes.plot([low, high], [low, high], color=style.MUTED, linewidth=0.8, zorder=1)
+    half = max((row.high - row.predicted for row in known), default=0.0)
+    for shift in (-half, half):
+        axes.plot(
+            [low, high], [low + shift, high + shift], color=style.MUTED, linewidth=0.7,
+            linestyle=(0, (3, 2)), zorder=1,
+        )  # fmt: skip
+    area = 30.0 if len(known) <= 60 else 15.0 if len(known) <= 400 else 7.0
+    for category in reversed(list(dict.fromkeys(_by_count([colors[row.model] for row in known])))):
+        own = [n for n, row in enumerate(known) if colors[row.model] == category]
+        axes.scatter(
+            measured[own], predicted[own], s=area * style.AREA.get(category.marker, 1),
+            c=category.color, marker=category.marker, edgecolors="white",
+            linewidths=0.4 if len(known) <= 400 else 0.15,
+            zorder=2 if category.color == style.OTHERS else 3,
+        )  # fmt: skip
+    if len(new):
+        axes.plot(
+            np.full(len(new), 0.025), new, linestyle="none", marker="_", markersize=8,
+            color=style.INK, alpha=max(0.35, min(1.0, 20 / len(new))), zorder=4,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+    pearson, spearman = correlations(measured, predicted)
+    axes.set_title(
+        f"{style.literal(style.shorten(task, 18))}  r {_short(pearson)}, ranks {_short(spearman)}",
+        **_TITLE,
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    _open(axes)
+
+
+def _short(value: float) -> str:
+    """A correlation without the zero in front."""
+    return "unknown" if math.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def accuracy(found: Prediction, texts: str) -> Figure:
+    """Correlations and errors of each task, by features and split, with the baseline."""
+    rows = [row for row in found.accuracy if row.task != CONTROL]
+    ways = [way for way in WAYS if any((row.features, row.split) == way for row in rows)]
+    tall = max(1.6, 0.55 * len(found.tasks))
+    height = 1.5 + tall + 1.65
+    count = rows[0].models
+    figure = style.new_figure(
+        11,
+        height,
+        "How well benchmark scores are predicted",
+        f"{count:,} models with every score · {texts} · mean over "
+        "seeds, bars: standard deviation over seeds",
+        "Correlations of measured scores with predictions from models of other folds, on Fisher's "
+        "scale, which is wide where they are near 1.\nTypes held out: no type of model is in "
+        "training and test set. The grey diamonds need no regression: models that predict texts "
+        "better score higher.",
+    )
+    margin = 0.5 + style.widest([style.shorten(task, 24) for task in found.tasks], 9)
+    wide = (11 - margin - 0.35 - 2 * 0.35) / 3
+    measures: list[tuple[str, Callable[[Accuracy], tuple[float, float]]]] = [
+        ("Pearson's correlation", lambda row: (row.pearson, row.pearson_std)),
+        ("Spearman's rank correlation", lambda row: (row.spearman, row.spearman_std)),
+        ("mean absolute error, in the unit of the score", lambda row: (row.mae, 0.0)),
+    ]
+    for number, (label, measure) in enumerate(measures):
+        left = margin + number * (wide + 0.35)
+        axes = figure.add_axes((left / 11, 1.25 / height, wide / 11, tall / height))
+        _dots(axes, found.tasks, rows, ways, measure)
+        axes.set_xlabel(label)
+        axes.set_yticks(range(len(found.tasks)))
+        names = [style.literal(style.shorten(task, 24)) for task in found.tasks]
+        axes.set_yticklabels(names if not number else [], color=style.INK)
+        if number < 2:
+            _fisher(axes)
+        else:
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+    figure.legend(
+        handles=[_way(way) for way in ways], loc="upper left", ncols=3,
+        bbox_to_anchor=(0.3 / 11, 1 - 0.82 / height), fontsize=8.5, handletextpad=0.4,
+        borderaxespad=0, columnspacing=2.0,
+    )  # fmt: skip
+    return figure
+
+
+def _dots(
+    axes: Axes,
+    tasks: Sequence[str],
+    rows: Sequence[Accuracy],
+    ways: Sequence[tuple[str, str]],
+    measure: Callable[[Accuracy], tuple[float, float]],
+) -> None:
+    step = 0.62 / max(len(ways) - 1, 1)
+    for place, way in enumerate(ways):
+        name, color, marker, filled = WAYS[way]
+        for row in rows:
+            value, error = measure(row)
+            if (row.features, row.split) != way or math.isnan(value):
+                continue
+            axes.errorbar(
+                value, tasks.index(row.task) - 0.31 + place * step,
+                xerr=None if math.isnan(error) else error, color=color, marker=marker,
+                markersize=5.5 if marker == "o" else 4.8, elinewidth=1, markeredgewidth=1,
+                markerfacecolor=color if filled else "white", zorder=3, gid=name,
+            )  # fmt: skip
+    axes.set_ylim(len(tasks) - 0.45, -0.55)
+    for number in range(1, len(tasks)):
+        axes.axhline(number - 0.5, color=style.RULE, linewidth=0.5, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    _open(axes)
+    axes.grid(visible=False, axis="y")
+
+
+def _way(way: tuple[str, str]) -> Line2D:
+    name, color, marker, filled = WAYS[way]
+    return Line2D(
+        [], [], linestyle="none", marker=marker, color=color, label=name, markersize=6,
+        markerfacecolor=color if filled else "white",
+    )  # fmt: skip
+
+
+def _fisher(axes: Axes, vertical: bool = False) -> None:
+    """Fisher's scale for correlations, with ticks that have room."""
+    axis = axes.yaxis if vertical else axes.xaxis
+    limits = axes.dataLim.intervaly if vertical else axes.dataLim.intervalx
+    low, high = np.arctanh(np.clip(limits, -0.9999, 0.9999))
+    room = 0.08 * max(high - low, 0.3)
+    ends = np.tanh([low - room, high + room])
+    functions = (
+        lambda value: np.arctanh(np.clip(value, -0.999999, 0.999999)),
+        np.tanh,
+    )
+    if vertical:
+        axes.set_yscale("function", functions=functions)
+        axes.set_ylim(*ends)
+    else:
+        axes.set_xscale("function", functions=functions)
+        axes.set_xlim(*ends)
+    ticks: list[float] = []
+    least = (high - low + 2 * room) / 8
+    for tick in reversed(_TICKS):
+        inside = ends[0] <= tick <= ends[1]
+        if inside and (not ticks or np.arctanh(ticks[-1]) - np.arctanh(tick) >= least):
+            ticks.append(tick)
+    axis.set_major_locator(FixedLocator(ticks[::-1] if len(ticks) > 1 else _even(ends)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("0.", ".", 1)))
+
+
+def _even(ends: Floats) -> list[float]:
+    """Ticks of a range that is too narrow for those of all correlations."""
+    return [float(tick) for tick in MaxNLocator(4).tick_values(*ends) if abs(tick) < 1]
+
+
+def curve(found: Prediction, texts: str) -> Figure:
+    """Pearson's correlation and the error of each task, against the number of training models."""
+    figure = style.new_figure(
+        11,
+        5.6,
+        "How many models with scores it takes",
+        f"{texts} · mean and standard deviation over seeds",
+        "Random folds: models of one type are in training and test set. The last point is with "
+        "all training models of a fold.",
+    )
+    left = style.add_axes(figure, 0.8, 1.0, 6.25, 1.1)
+    right = style.add_axes(figure, 5.5, 1.0, 2.25, 1.1)
+    sizes = sorted({point.models for point in found.curve})
+    if len(sizes) < 2:
+        for axes in (left, right):
+            axes.set_axis_off()
+        reason = "There are too few models with scores for smaller training sets."
+        charts.message(left, reason if sizes else "The learning curve was not asked for.")
+        return figure
+    each, _ = style.categories(found.tasks)
+    handles = []
+    for task, category in zip(found.tasks, each, strict=True):
+        points = [point for point in found.curve if point.task == task]
+        handles.append(_line(left, right, task, category, points))
+    for axes, label in (
+        (left, "Pearson's correlation"), (right, "mean absolute error, in the unit of the score"),
+    ):  # fmt: skip
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(_apart(sizes)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.set_xlabel("training models")
+        axes.set_title(label, **_TITLE)
+        _open(axes)
+    _fisher(left, vertical=True)
+    right.set_ylim(bottom=0)
+    charts.titled(figure, handles, "task", 1 - 2.0 / 11, 1 - 1.1 / 5.6)
+    return figure
+
+
+def _line(
+    left: Axes, right: Axes, task: str, category: style.Category, points: Sequence[CurvePoint]
+) -> Line2D:
+    mean = task in MEAN_TASKS
+    color = style.INK if mean else category.color
+    shape: dict[str, Any] = {
+        "color": color, "linewidth": 2.2 if mean else 1.3, "marker": category.marker,
+        "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.5,
+    }  # fmt: skip
+    sizes = [point.models for point in points]
+    for axes, values, errors in (
+        (left, [p.pearson for p in points], [p.pearson_std for p in points]),
+        (right, [p.mae for p in points], [p.mae_std for p in points]),
+    ):
+        axes.errorbar(sizes, values, errors, elinewidth=0.8, zorder=3 if mean else 2, **shape)
+    return Line2D([], [], label=style.literal(style.shorten(task, 24)), **shape)
+
+
+def _apart(sizes: Sequence[int]) -> list[int]:
+    """The last size, and those before it with room for their numbers on a logarithmic axis."""
+    kept = [sizes[-1]]
+    for size in reversed(sizes[:-1]):
+        if kept[-1] / size >= 1.3:
+            kept.append(size)
+    return kept[::-1]
+
+
+def _open(axes: Axes) -> None:
+    """Two spines and a quiet grid."""
+    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

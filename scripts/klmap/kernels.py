@@ -1,0 +1,98 @@
+"""Products of models: what a regression in the dual form needs of their thousands of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from klmap import ridge
+from klmap.blocks import ranges
+from klmap.geometry import Floats, Floats32
+from klmap.ridge import Rows
+from klmap.store import MatrixFile
+
+Features = Floats | Floats32
+
+FEATURES = ("Q", "L")
+"""Double-centred coordinates, and clipped log-likelihoods as they are."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Some models of a map, and the products of their features.
+
+    Attributes:
+        matrix: where the features of other models are.
+        features: one of ``FEATURES``.
+        rows: (n,) rows of the models on the map, rising.
+        values: (n, N) their features, nats.
+        origin: (N,) mean of each column over them.
+        gram: (n, n) products, nats^2, seen from ``origin``.
+    """
+
+    matrix: MatrixFile
+    features: str
+    rows: Rows
+    values: Features
+    origin: Floats
+    gram: Floats
+
+    def among(self, rows: Rows) -> Floats:
+        """(m, m) products of some of the models, given by their rows on the map."""
+        places = np.searchsorted(self.rows, rows)
+        return self.gram[np.ix_(places, places)]
+
+    def cross(self, others: Rows, rows: Rows) -> Iterator[Floats]:
+        """Products of any models of the map with some of the kernel's.
+
+        Args:
+            others: (M,) rows on the map, rising.
+            rows: (m,) rows on the map of models of the kernel.
+
+        Yields:
+            (B, m) nats^2, the others in their order, a block at a time.
+        """
+        places = np.searchsorted(self.rows, rows)
+        for _, block in _blocks(self.matrix, self.features, others):
+            yield ridge.products(block, self.values, self.origin)[:, places]
+
+
+def read(matrix: MatrixFile, features: str, rows: Rows) -> Kernel:
+    """The kernel of some models.
+
+    Args:
+        matrix: of the K models.
+        features: one of ``FEATURES``.
+        rows: (n,) rows of the models, rising; their features have to fit in memory.
+    """
+    shape = len(rows), len(matrix.domain)
+    values: Features = np.empty(shape)
+    if features == "Q":
+        values = np.empty(shape, np.float32)
+    for begin, block in _blocks(matrix, features, rows):
+        values[begin : begin + len(block)] = block
+    origin = values.mean(axis=0, dtype=np.float64)
+    gram = ridge.products(values, values, origin)
+    return Kernel(matrix, features, rows, values, origin, gram)
+
+
+def mean_loglik(matrix: MatrixFile) -> Floats:
+    """(K,) mean log-likelihood of each model after clipping, nats per text."""
+    everyone = np.arange(len(matrix.model))
+    return np.concatenate([block.mean(axis=1) for _, block in _blocks(matrix, "L", everyone)])
+
+
+def _blocks(matrix: MatrixFile, features: str, rows: Rows) -> Iterator[tuple[int, Features]]:
+    """Features of the rows, a block at a time, and the number of the block's first row."""
+    done = 0
+    for begin, end in ranges(len(matrix.model), 8 * len(matrix.domain)):
+        inside = rows[(rows >= begin) & (rows < end)] - begin
+        if not len(inside):
+            continue
+        if features == "Q":
+            yield done, matrix.coordinates(begin, end)[inside]
+        else:
+            yield done, np.maximum(matrix.loglik(begin, end)[inside], matrix.clip_threshold)
+        done += len(inside)
