@@ -820,13 +820,16 @@ def score_options() -> str:
     )
 
 
+KEPT = {True: "", False: " --fresh", "fixed": " --fixed"}
+
+
 def layout_arguments() -> str:
     """Arguments of layout."""
     how = CONFIG.map
     return (
         f"--method {how.method} --metric {how.metric} --perplexity {how.perplexity:g} "
         f"--iterations {how.iterations} --seed {how.seed} --dense-limit {how.dense_limit}"
-        f"{'' if how.stable else ' --fresh'}"
+        f"{KEPT[how.stable]}"
     )
 
 

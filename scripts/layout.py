@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument(
         "--dense-limit", type=int, default=5000, help="most models that scikit-learn places"
     )
-    parser.add_argument("--fresh", action="store_true", help="forget where the models were")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--fresh", action="store_true", help="forget where the models were")
+    how.add_argument("--fixed", action="store_true", help="place new models alone")
     parser.add_argument(
         "--layout", type=Path, required=True, help="layout.tsv to continue and write"
     )
@@ -37,7 +39,13 @@ def main() -> None:
     )
     args = parser.parse_args()
     settings = Settings(
-        args.method, args.metric, args.perplexity, args.iterations, args.seed, args.dense_limit
+        args.method,
+        args.metric,
+        args.perplexity,
+        args.iterations,
+        args.seed,
+        args.dense_limit,
+        args.fixed,
     )
     distances = store.read_distances(args.kl)
     with store.open_matrix(args.matrix) as matrix:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import runpy
@@ -49,7 +50,8 @@ def cloud_of(points: Floats, rows: Sequence[int], texts: str = "t") -> Cloud:
     names = [f"org--m{row:04d}" for row in rows]
     chosen = principal_components(points[list(rows)])
     digest = f"{names}{chosen.tobytes().hex()}"
-    return Cloud(names, chosen, np.arange(len(names)), texts, digest)
+    vectors = [hashlib.sha256(points[row].tobytes()).hexdigest()[:16] for row in rows]
+    return Cloud(names, chosen, np.arange(len(names)), texts, digest, vectors)
 
 
 def kept(made: Layout, cloud: Cloud, settings: Settings) -> Previous:
@@ -66,6 +68,7 @@ def kept(made: Layout, cloud: Cloud, settings: Settings) -> Previous:
         quality.Quality(0, 1.0, 1.0, 0, 0),
         made.movement,
         made.reason,
+        dict(zip(cloud.names, cloud.vectors, strict=True)),
     )
     return Previous({row.model: (row.x, row.y) for row in made.places}, report)
 

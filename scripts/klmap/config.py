@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from klmap.config_analyses import Analyses
 from klmap.config_published import Published
@@ -143,9 +143,11 @@ class Map(Strict):
     method: Literal["tsne", "opentsne", "umap", "pca"] = "tsne"
     """Layout method. tsne is scikit-learn's as published, and openTSNE above `dense_limit` models;
     opentsne is openTSNE for any number."""
-    stable: bool = True
+    stable: Literal[True, False, "fixed"] = True
     """Models keep their places, as far as the distances allow, when others are added. With false
-    every layout is made afresh, as it is where layout.tsv has been removed."""
+    every layout is made afresh, as it is where layout.tsv has been removed. With `fixed` (t-SNE
+    only) models whose log-likelihoods are the same do not move at all, and the others are placed
+    among them."""
     metric: Literal["euclidean", "sqeuclidean"] = "euclidean"
     """What t-SNE calls a distance: the square root of KL, or KL itself as in the first paper."""
     perplexity: float = Field(30, gt=1)
@@ -174,6 +176,15 @@ class Map(Strict):
     at least two bootstrap samples."""
     domains: bool = True
     """Also draw one map for each domain of the texts."""
+
+    @model_validator(mode="after")
+    def _fixed_by_tsne(self) -> Map:
+        if self.stable == "fixed" and self.method not in ("tsne", "opentsne"):
+            raise ValueError(
+                f"stable: fixed needs method: tsne or opentsne, found {self.method!r}; with "
+                "stable: true models stay as near as the method allows"
+            )
+        return self
 
 
 class Hardware(Strict):

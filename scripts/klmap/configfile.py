@@ -134,6 +134,7 @@ def _describe(
     elif kind in ("literal_error", "union_tag_invalid"):
         allowed = context.get("expected") or context.get("expected_tags", "")
         allowed = allowed.replace("'", "").replace(" or ", ", ")
+        allowed = allowed.replace("True, False", "true, false")
         tag = context.get("tag", value)
         if kind == "union_tag_invalid":
             location = [*location, "source"]

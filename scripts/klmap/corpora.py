@@ -71,8 +71,8 @@ def url_documents(recipe: UrlTexts, target: Path) -> Iterator[Document]:
     # Scoring reads texts as well, in an environment without the network library.
     from klmap import webfile
 
-    webfile.download(recipe.url, recipe.sha256, target)
-    name = f"{recipe.sha256[:12]}.{recipe.format}"
+    found = webfile.download(recipe.url, recipe.sha256, target)
+    name = f"{found[:12]}.{recipe.format}"
     return _records(target, str(recipe.format), recipe, webfile.shown(recipe.url), name)
 
 

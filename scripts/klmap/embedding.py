@@ -63,6 +63,7 @@ class Settings:
         iterations: of t-SNE.
         seed: of the optimisation, and of the places in which new models begin.
         dense_limit: most models that scikit-learn places.
+        fixed: models whose log-likelihoods are the same stay exactly where they were.
     """
 
     method: Method = "tsne"
@@ -71,6 +72,7 @@ class Settings:
     iterations: int = 1000
     seed: int = 42
     dense_limit: int = 5000
+    fixed: bool = False
 
     def used(self, models: int) -> Method:
         """The method that places so many models: fewer than five are placed by ``pca``."""
@@ -210,11 +212,11 @@ def natural_scale(points: Floats, start: Floats, settings: Settings) -> float:
         start: (K, 2) places.
         settings: metric and perplexity.
     """
-    models, perplexity = len(points), _perplexity(len(points), settings)
+    models, wanted = len(points), perplexity(len(points), settings)
     rows = np.unique(np.linspace(0, models - 1, _SCALE_SAMPLE).astype(np.intp))
-    index, distance = nearest(points[rows], points, min(int(3 * perplexity) + 2, models))
+    index, distance = nearest(points[rows], points, min(int(3 * wanted) + 2, models))
     squared = distance**4 if settings.metric == "sqeuclidean" else distance**2
-    affinity = _affinities(np.where(index == rows[:, None], np.inf, squared), perplexity)
+    affinity = affinities(np.where(index == rows[:, None], np.inf, squared), wanted)
     near = ((start[rows, None] - start[index]) ** 2).sum(axis=2)
     far = ((start[rows, None] - start[None]) ** 2).sum(axis=2)
     costs = [
@@ -227,8 +229,16 @@ def natural_scale(points: Floats, start: Floats, settings: Settings) -> float:
     return best if not 1 / _SCALE_SLACK <= best <= _SCALE_SLACK else 1.0
 
 
-def _affinities(squared: Floats, perplexity: float) -> Floats:
-    """Gaussian weights of each row, of sum one and this perplexity, by bisection."""
+def affinities(squared: Floats, perplexity: float) -> Floats:
+    """Gaussian weights of each row, of sum one and this perplexity, by bisection.
+
+    Args:
+        squared: (n, m) squared distances, infinite for what is no neighbour.
+        perplexity: at most as many as there are neighbours.
+
+    Returns:
+        (n, m) float64.
+    """
     squared = squared - squared.min(axis=1, keepdims=True)
     low, high = np.full((2, len(squared), 1), [[[-60.0]], [[60.0]]])
     for _ in range(60):
@@ -245,7 +255,8 @@ def _tsne(used: Method) -> Callable[[Floats, Floats, Settings, int, float], Floa
     return _scikit_learn if used == "tsne" else _opentsne
 
 
-def _perplexity(models: int, settings: Settings) -> float:
+def perplexity(models: int, settings: Settings) -> float:
+    """t-SNE's perplexity for so many models."""
     return min(settings.perplexity, (models - 1) / 3)
 
 
@@ -255,7 +266,7 @@ def _scikit_learn(
     from sklearn.manifold import TSNE
 
     tsne = TSNE(
-        perplexity=_perplexity(len(points), settings),
+        perplexity=perplexity(len(points), settings),
         early_exaggeration=exaggeration,
         learning_rate="auto",
         max_iter=iterations,
@@ -275,10 +286,10 @@ def _opentsne(
     from openTSNE.affinity import PerplexityBasedNN
     from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
-    perplexity = _perplexity(len(points), settings)
-    index, distance = _graph(points, int(3 * perplexity), settings.metric)
-    affinities = PerplexityBasedNN(
-        knn_index=PrecomputedNeighbors(index, distance), perplexity=perplexity, n_jobs=1
+    wanted = perplexity(len(points), settings)
+    index, distance = _graph(points, int(3 * wanted), settings.metric)
+    weights = PerplexityBasedNN(
+        knn_index=PrecomputedNeighbors(index, distance), perplexity=wanted, n_jobs=1
     )
     progress = Progress(iterations, "iterations")
     every = 50
@@ -288,7 +299,7 @@ def _opentsne(
 
     embedding = TSNEEmbedding(
         np.ascontiguousarray(start),
-        affinities,
+        weights,
         negative_gradient_method="fft" if len(points) >= _FFT_FROM else "bh",
         random_state=settings.seed,
         n_jobs=1,

@@ -252,8 +252,9 @@ def _sampled(models: int, index: Ints) -> tuple[Ints, Ints]:
 
 def _layout(path: Path, places: Sequence[layout.Place]) -> dict[str, Any]:
     method = places[0].method if places else "pca"
+    known = {key: value for key, value in read_json(path).items() if key != "vectors"}
     return {
-        **read_json(path),
+        **known,
         "x": packed(np.array([place.x for place in places]), "f8"),
         "y": packed(np.array([place.y for place in places]), "f8"),
         "label": layout.METHODS.get(method, method),

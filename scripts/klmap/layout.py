@@ -7,7 +7,7 @@ killed between the two leaves a pair that does not fit, and nothing is continued
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Report:
         quality: how faithful the layout is.
         stable: how it differs from the one before; None if it is fresh.
         reason: why it is fresh; empty if it is not.
+        vectors: a hash of each model's log-likelihoods, where models are to stay exactly.
     """
 
     texts_sha256: str
@@ -77,6 +78,7 @@ class Report:
     quality: Quality
     stable: Movement | None
     reason: str
+    vectors: dict[str, str] = field(default_factory=dict)
 
 
 def place(

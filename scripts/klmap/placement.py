@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from klmap import alignment, embedding, layout, quality
+from klmap import alignment, embedding, fixed, layout, quality
 from klmap.alignment import Movement
 from klmap.collect import Model
 from klmap.embedding import Settings
@@ -51,6 +51,7 @@ class Cloud:
         order: (K,) rows by creation date and name.
         texts_sha256: hash of the text set.
         digest: hash of names, order, log-likelihoods and clip threshold.
+        vectors: K hashes of each model's log-likelihoods, 16 hexadecimal digits.
     """
 
     names: list[str]
@@ -58,6 +59,7 @@ class Cloud:
     order: npt.NDArray[np.intp]
     texts_sha256: str
     digest: str
+    vectors: list[str]
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ def cloud(
     digest = hashlib.sha256(json.dumps([matrix.model, order.tolist()]).encode())
     digest.update(repr(matrix.clip_threshold).encode())
     dense = len(models) <= dense_limit
+    vectors: list[str] = []
     loglik = np.zeros((len(models) if dense else 0, len(matrix.domain)))
     for begin in range(0, len(models), _HASHED_ROWS):
         block = matrix.loglik(begin, begin + _HASHED_ROWS)
         digest.update(block.tobytes())
+        vectors += [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in block]
         if dense:
             loglik[begin : begin + _HASHED_ROWS] = block
     if dense:
@@ -123,7 +127,7 @@ def cloud(
             f"kl.h5 beside {matrix.path} has no principal components, which so many models "
             f"({len(models):,}, above dense_limit) need; remove kl.h5 and run again"
         )
-    return Cloud(matrix.model, points, order, matrix.texts_sha256, digest.hexdigest())
+    return Cloud(matrix.model, points, order, matrix.texts_sha256, digest.hexdigest(), vectors)
 
 
 def previous(table: Path, report: Path) -> Previous | str:
@@ -197,8 +201,11 @@ def _differs(found: Cloud, settings: Settings, before: Previous) -> str:
 
 def _continued(found: Cloud, settings: Settings, before: Previous) -> Layout:
     models = len(found.names)
-    rows = np.array([row for row, name in enumerate(found.names) if name in before.places])
-    targets = np.array([before.places[found.names[row]] for row in rows])
+    rows, targets = _kept(found, before)
+    same = _unchanged(found, before, rows) if settings.fixed else np.zeros(len(rows), np.bool_)
+    if same.any() and embedding.family(settings.used(models)) == "tsne":
+        plane = fixed.place(found.points, rows[same], targets[same], settings)
+        return _moved(found, settings, before, plane)
     # Where most models are new it is another map, which takes the time of a fresh one.
     mostly_new = 2 * len(rows) < models
     plane = embedding.continued(
@@ -209,11 +216,28 @@ def _continued(found: Cloud, settings: Settings, before: Previous) -> Layout:
         settings.iterations if mostly_new else embedding.CONTINUED,
     )
     plane = alignment.onto(plane, rows, targets, scaled=settings.used(models) != "pca")
+    return _moved(found, settings, before, plane)
+
+
+def _unchanged(found: Cloud, before: Previous, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Which of some models have the log-likelihoods by which they were placed before."""
+    known = before.report.vectors
+    return np.array([known.get(found.names[row]) == found.vectors[row] for row in rows], np.bool_)
+
+
+def _moved(found: Cloud, settings: Settings, before: Previous, plane: Floats) -> Layout:
     places = _named(found, settings, plane)
+    rows, targets = _kept(found, before)
     gone = len(before.places.keys() - set(found.names))
     moved = alignment.movement(layout.plane_of(places), rows, targets, gone)
     logger.info("%s", alignment.sentence(moved))
     return Layout(places, moved, "")
+
+
+def _kept(found: Cloud, before: Previous) -> tuple[npt.NDArray[np.intp], Floats]:
+    """(n,) rows of the models that were placed before, and (n, 2) where."""
+    rows = np.array([row for row, name in enumerate(found.names) if name in before.places], np.intp)
+    return rows, np.array([before.places[found.names[row]] for row in rows], np.float64)
 
 
 def _start(
@@ -288,6 +312,7 @@ def write(
         quality=faithful,
         stable=made.movement,
         reason=made.reason,
+        vectors=dict(zip(found.names, found.vectors, strict=True)) if settings.fixed else {},
     )
     layout.write_report(report, described)
     logger.info("%s", layout.sentence(described))

@@ -1,0 +1,73 @@
+"""A map that stays exactly as it is: only new models are placed.
+
+t-SNE (van der Maaten and Hinton 2008) compares for each model how near all others are by KL and on
+the plane. Here the others stay where they are, so every new model has a best place of its own,
+which is found by itself. New models do not see each other. The procedure is klmap's own; that of
+openTSNE, which embeds new points into an existing map, is alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+
+from klmap import embedding
+from klmap.embedding import Rows, Settings
+from klmap.geometry import Floats
+from klmap.log import Progress
+
+_STARTS = 3
+_NEAREST = 5
+_LEAST_KL = 1e-12
+
+
+def place(points: Floats, rows: Rows, targets: Floats, settings: Settings) -> Floats:
+    """Places of all models, of which some are held.
+
+    Args:
+        points: (K, r) principal components, square root of bits per byte.
+        rows: (n,) the models that are held; at least one.
+        targets: (n, 2) where.
+        settings: metric and perplexity of t-SNE.
+
+    Returns:
+        (K, 2) float64; the rows of ``rows`` are ``targets``, to the bit.
+    """
+    plane = np.empty((len(points), 2))
+    plane[rows] = targets
+    new = np.setdiff1d(np.arange(len(points)), rows)
+    held = points[rows]
+    scale = embedding.natural_scale(held, targets, settings) if len(rows) > 1 else 1.0
+    progress = Progress(len(new), "new models")
+    for row in new:
+        plane[row] = _best(points[row], held, scale * targets, settings) / scale
+        progress.add(1)
+    progress.close()
+    return plane
+
+
+def _best(point: Floats, held: Floats, places: Floats, settings: Settings) -> Floats:
+    """The place of one model that costs t-SNE least, from several starts."""
+    squared = ((held - point) ** 2).sum(axis=1)
+    near = np.argsort(squared, kind="stable")[:_NEAREST]
+    weights = 1 / np.maximum(squared[near], _LEAST_KL)
+    middle = weights @ places[near] / weights.sum()
+    affinity = embedding.affinities(
+        (squared**2 if settings.metric == "sqeuclidean" else squared)[None],
+        embedding.perplexity(len(held) + 1, settings),
+    )[0]
+    found = [
+        minimize(_cost, start, (places, affinity), jac=True, method="L-BFGS-B")
+        for start in (middle, *places[near[:_STARTS]])
+    ]
+    return np.asarray(min(found, key=lambda each: float(each.fun)).x, np.float64)
+
+
+def _cost(place: Floats, places: Floats, affinity: Floats) -> tuple[float, Floats]:
+    """t-SNE's cost of one model, ``sum p log(1 + d^2) + log sum 1 / (1 + d^2)``, and its slope."""
+    way = place - places
+    closeness = 1 / (1 + (way**2).sum(axis=1))
+    total = closeness.sum()
+    cost = float(np.log(total) - affinity @ np.log(closeness))
+    pull = (affinity - closeness / total) * closeness
+    return cost, 2 * pull @ way
