@@ -88,12 +88,12 @@ def _groups(
         )
     if found.first == found.second:
         raise InputError(
-            f"{place}: first and second are the same {len(found.first)} models; leave second out "
-            "for the distances within a group"
+            f"{place}: first and second are the same ({len(found.first)} of the map's models); "
+            "leave second out for the distances within a group"
         )
     both = len({*found.first} & {*found.second})
     if both:
-        logger.warning("%s: %d models are in both groups, not paired with themselves", name, both)
+        logger.warning("%s: %d in both groups, not paired with themselves", name, both)
     return found
 
 
