@@ -25,9 +25,9 @@ from klmap.errors import InputError
 DEEPEST = 32
 """Containers within containers; a release has three."""
 
-_DTYPE = re.compile(r"(?:[?]|b1|[iu][1248]|f[248]|c(?:8|16)|[SU]\d{1,6})")
+_DTYPE = re.compile(r"(?:[?]|b1|[iu][1248]|f[248]|[SU]\d{1,6})")
 _MODULES = ("numpy.core", "numpy._core")
-_PLAIN = (str, bytes, bytearray, int, float, complex, bool, type(None))
+_PLAIN = (str, bytes, bytearray, int, float, bool, type(None))
 _ELSEWHERE = "ask for the numbers as .npy, .csv or .h5, which hold no programs"
 _HINTS = {
     "collections": "have it saved again as a plain dict",
@@ -41,7 +41,7 @@ def read_pickle(path: Path) -> Any:
     """Read a pickle of plain containers, numbers, strings and numpy arrays.
 
     Args:
-        path: the file, of any protocol of Python 3 from 3 on, by numpy 1 or 2.
+        path: the file, of protocol 3 or later (sets from 4 on), by numpy 1 or 2.
 
     Returns:
         Dictionaries, lists, tuples, sets, strings, bytes, numbers, None, and read-only arrays of
@@ -127,7 +127,8 @@ class _Unpickler(pickle.Unpickler):
 
     def _dtype(self, code: Any, *_: Any) -> _Dtype:
         if not isinstance(code, str) or not _DTYPE.fullmatch(code):
-            self._refuse(f"it has an array of dtype {str(code)[:40]!r}", _ELSEWHERE)
+            shown = repr(code[:40]) if isinstance(code, str) else "that is none"
+            self._refuse(f"it has an array of dtype {shown}", _ELSEWHERE)
         return _Dtype(np.dtype(code))
 
     def _reconstruct(self, kind: Any, *_: Any) -> _Array:
@@ -202,7 +203,7 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[Any]:
     if not isinstance(data, (bytes, bytearray)) or not isinstance(dtype, _Dtype):
         raise ValueError("an array of something else than bytes")
     if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"an array of shape {str(shape)[:40]}")
+        raise ValueError("an array whose shape is none")
     if len(data) != math.prod(shape) * dtype.value.itemsize or order not in ("C", "F"):
         raise ValueError(f"an array of shape {str(shape)[:40]} with {len(data):,} bytes")
     values = np.frombuffer(data, dtype.value) if data else np.zeros(0, dtype.value)

@@ -185,7 +185,7 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
                     f"{path}: the first line begins with {(header or [''])[0][:40]!r}; expected a "
                     "header line whose first column is 'model', and a column for each text"
                 )
-            for line in lines:
+            for line in filter(None, lines):
                 if len(line) != len(header):
                     raise InputError(
                         f"{path}:{lines.line_num}: {len(line)} columns where the header has "
@@ -228,7 +228,8 @@ def _stacked(path: Path, names: Sequence[str], rows: Sequence[Any], texts: int |
     wrong = []
     for name, row in zip(names, rows, strict=True):
         if not isinstance(row, np.ndarray) or row.ndim != 1 or row.dtype.kind not in "fiu":
-            what = f"{row.dtype} of shape {row.shape}" if isinstance(row, np.ndarray) else type(row)
+            array = isinstance(row, np.ndarray)
+            what = f"{row.dtype} of shape {row.shape}" if array else f"a {type(row).__name__}"
             raise InputError(f"{path}: {name} has {what}, expected a vector of numbers")
         if len(row) != length:
             wrong.append((name, len(row)))

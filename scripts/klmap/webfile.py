@@ -23,7 +23,7 @@ from klmap.log import Progress, logger
 BLOCK = 1 << 16
 """Bytes written at a time, and at most lost when a connection breaks."""
 
-BY_HAND = "download it by hand and use source: file"
+BY_HAND = "download it by hand and name the copy (source: file, or path: in a release)"
 
 
 @dataclass(frozen=True)
