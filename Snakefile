@@ -3,11 +3,11 @@
 Every model is scored on one fixed set of texts; the vector of its log-likelihoods is its place on
 the map, and squared distances between places are KL divergences in bits per byte.
 
-    config.yaml --> texts ----------------+
-                +-> resolve --> fetch ----+--> score --> matrix --> kl --> layout, tree --> figures, map.html
+    config.yaml --> texts, published -----+            +--> predict, leakage, axes, contrast, robustness
+                +-> resolve --> fetch --> score --> matrix --> kl --> layout, tree --> figures, map.html
 
-Files, with <source> a model and its revision, <model> a source with its variant or the entry's
-name, <fp> twelve hexadecimal digits of the settings that decide a score's numbers:
+<source> is a model and its revision, <model> a source with its variant or the entry's name, <fp>
+twelve hexadecimal digits of the settings that decide a score's numbers:
 
     results/models/<source>/card.json            what the model is, and which commit
     results/models/<source>/weights/             temporary: gone when its last score is there
@@ -15,11 +15,12 @@ name, <fp> twelve hexadecimal digits of the settings that decide a score's numbe
     results/<texts>/scores/<model>.<fp>.h5       one model's log-likelihoods
     results/<texts>/matrix.h5, kl.h5             all models; all distances
     results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv
-    results/<texts>/figures/, map.html           what to look at
+    results/<texts>/figures/, map.html           what to look at; analyses in folders of their names
+    results/published/<release>/                 which models others have scored, and how
 
-Stages one can ask for by name: preflight (what a run would meet, take and skip), scores, map (the
-default), status (what a run is doing), efficiency (what scores have cost), refresh (asks whether
-configured models have moved), prune (lists, then removes scores that no configuration asks for).
+Stages one can ask for by name: preflight (what a run would meet, take and skip), scores, map,
+analyses (both are the default), status (what a run is doing), efficiency (what scores have cost),
+refresh (asks whether models have moved), prune (lists, then removes scores nobody asks for).
 """
 
 from snakemake.utils import min_version
@@ -27,7 +28,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-# A configuration given with --configfile stands alone; it is not laid over the demo's.
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"
@@ -57,5 +57,4 @@ wildcard_constraints:
 rule all:
     default_target: True
     input:
-        rules.map.input,
-        rules.analyses.input,
+        [*rules.map.input, *rules.analyses.input],

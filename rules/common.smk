@@ -392,6 +392,12 @@ def benchmarks_of(wildcards: object) -> list[str]:
     return benchmarks_on(wildcards.texts)
 
 
+def predictions_of(wildcards: object) -> list[str]:
+    """Predicted benchmark scores, where they are asked for and there are scores to learn from."""
+    wanted = CONFIG.analyses.predict and benchmarks_on(wildcards.texts)
+    return [f"{RESULTS}/{wildcards.texts}/predict/predictions.tsv"] if wanted else []
+
+
 def other_matrices(wildcards: object) -> list[str]:
     """Matrices of the other text sets."""
     return [

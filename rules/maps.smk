@@ -160,6 +160,9 @@ rule explorer:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         manifest=f"{RESULTS}/{{texts}}/texts.json",
         ellipses=f"{RESULTS}/{{texts}}/ellipses.tsv" if HAS_ELLIPSES else [],
+        benchmarks=benchmarks_of,
+        predictions=predictions_of,
+        conventions=(f"{RESULTS}/{{texts}}/conventions.tsv" if CONFIG.published else []),
     output:
         f"{RESULTS}/{{texts}}/map.html",
     log:
@@ -175,7 +178,8 @@ rule explorer:
         f"{SCRIPTS}/explorer.py --models {{input.models}} --layout {{input.layout}} "
         "--layout-report {input.report} --neighbors-table {input.neighbors} --kl {input.kl} "
         "--matrix {input.matrix} --manifest {input.manifest} --ellipses {input.ellipses} "
-        "--page {output} > {log} 2>&1"
+        "--benchmarks {input.benchmarks} --predictions {input.predictions} "
+        "--conventions {input.conventions} --page {output} > {log} 2>&1"
 
 
 rule map:

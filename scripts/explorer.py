@@ -19,6 +19,15 @@ def main() -> None:
     parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5")
     parser.add_argument("--manifest", type=Path, required=True, help="texts.json")
     parser.add_argument("--ellipses", type=Path, nargs="?", help="ellipses.tsv, where there is one")
+    parser.add_argument(
+        "--benchmarks", type=Path, nargs="*", default=[], help="tables of benchmark scores"
+    )
+    parser.add_argument(
+        "--predictions", type=Path, nargs="?", help="predictions.tsv, where there is one"
+    )
+    parser.add_argument(
+        "--conventions", type=Path, nargs="?", help="conventions.tsv, where there is one"
+    )
     parser.add_argument("--texts", help="the text set's name; by default the manifest's folder")
     parser.add_argument("--page", type=Path, required=True, help="map.html to write")
     args = parser.parse_args()
@@ -32,6 +41,9 @@ def main() -> None:
         args.manifest,
         args.texts or args.manifest.resolve().parent.name,
         args.ellipses,
+        args.benchmarks,
+        args.predictions,
+        args.conventions,
     )
     explorer.write_page(args.page, explorer.page(payload))
 

@@ -31,7 +31,7 @@ def main() -> None:
         default=[],
         help="in what scores may differ from those that others have computed",
     )
-    parser.add_argument("--differences", type=Path, nargs="?", help="table of what differs, to write")
+    parser.add_argument("--differences", type=Path, nargs="?", help="conventions.tsv to write")
     parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5 to write")
     parser.add_argument("--models", type=Path, required=True, help="models.tsv to write")
     parser.add_argument("--failures", type=Path, required=True, help="failures.tsv to write")

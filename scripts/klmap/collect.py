@@ -171,6 +171,8 @@ def collect(
         join.check(manifest, skip_failures)
         differences = conventions.differences(join.scored, mean_bytes)
         conventions.refuse(differences, allowed)
+        for sentence in conventions.sentences(differences):
+            logger.warning("%s", sentence)
         if threshold is None:
             threshold = lowest.value()
         write_coordinates(file, threshold)

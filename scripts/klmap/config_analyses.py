@@ -12,7 +12,6 @@ from pydantic import Field, field_validator, model_validator
 
 from klmap.config_texts import Strict
 
-
 NAMES = ("predict", "leakage", "axes", "contrast", "robustness")
 """All analyses; each is a rule, a script and a folder of this name."""
 

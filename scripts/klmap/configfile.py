@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,7 +30,7 @@ from klmap.config_analyses import (
     Predict,
     Robustness,
 )
-from klmap.config_published import Published, PublishedFile
+from klmap.config_published import Convention, Published, PublishedFile
 from klmap.config_texts import EnvironmentTexts, FileTexts, HubTexts, UrlTexts
 from klmap.errors import ConfigError
 from klmap.places import Places, read_model_file, shown
@@ -210,7 +210,30 @@ def _release_problem(
     if release.texts not in config.texts:
         known = ", ".join(config.texts)
         return ("texts",), f"no text set {release.texts!r}; configured: {known}"
-    return None
+    return _convention_problem(config, release)
+
+
+def _convention_problem(config: Config, release: Published) -> tuple[tuple[str, ...], str] | None:
+    """Which models would be scored in another way than a release; found before they are."""
+    wrong: dict[str, list[str]] = {}
+    for key in get_args(Convention):
+        expected = getattr(release, key)
+        for entry in config.models:
+            asked = getattr(entry, key) or getattr(config.scoring, key)
+            if asked != expected and key not in release.allow:
+                wrong.setdefault(key, []).append(f"{entry.slug} by {key}: {asked}")
+    if not wrong:
+        return None
+    found = "; ".join(
+        f"{models[0]}{f' and {len(models) - 1:,} more' if len(models) > 1 else ''}"
+        for models in wrong.values()
+    )
+    fix = ", ".join(f"{key}: {getattr(release, key)}" for key in wrong)
+    return (), (
+        f"would be compared with models that are scored in another way ({found}); score all alike "
+        f"(scoring: {{{fix}}}), or accept a shift, which conventions.tsv estimates, with "
+        f"allow: [{', '.join(wrong)}]"
+    )
 
 
 def _entry_problem(

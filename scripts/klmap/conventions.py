@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from klmap.errors import InputError
-from klmap.files import write_tsv
+from klmap.files import read_tsv, write_tsv
 from klmap.geometry import nats_per_unit
 from klmap.store_score import Score
 
@@ -161,7 +161,7 @@ def _difference(
 ) -> Difference:
     mean, deviation, basis = math.nan, math.nan, "unknown"
     if key == "dtype" and model.noise is not None:
-        mean, deviation, basis = 0.0, model.noise, "numerical error of its score"
+        mean, deviation, basis = 0.0, model.noise, "numerical error of its score alone"
     elif key == "prefix" and model.vocabulary > 1:
         size = math.log(model.vocabulary)
         sign = -1.0 if model.convention[key] == "bos" else 1.0
@@ -208,8 +208,8 @@ def refuse(found: Sequence[Difference], allowed: Sequence[str]) -> None:
     fix = ", ".join(f"{key}: {expected[key]}" for key in keys)
     release = wrong[0].release
     raise InputError(
-        f"{len({item.model for item in wrong})} models were scored by other conventions than those "
-        f"of {release}, so their distances would not be KL divergences:\n" + "\n".join(lines) + "\n"
+        f"scored by other conventions than those of {release}, so that distances would not be KL "
+        "divergences:\n" + "\n".join(lines) + "\n"
         f"score them alike (scoring: {{{fix}}}), or accept the shift, which conventions.tsv then "
         f"estimates, with published: {{{release}: {{allow: [{', '.join(keys)}]}}}}"
     )
@@ -219,3 +219,50 @@ def write_differences(path: Path, found: Sequence[Difference]) -> None:
     """Write conventions.tsv: what differs on a map, and the shift to expect."""
     names = [item.name for item in fields(Difference)]
     write_tsv(path, names, (astuple(item) for item in found))
+
+
+def read_differences(path: Path) -> list[Difference]:
+    """Read conventions.tsv.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    try:
+        return [
+            Difference(
+                model=row["model"],
+                convention=row["convention"],
+                value=row["value"],
+                release=row["release"],
+                expected=row["expected"],
+                shift=float(row["shift"] or "nan"),
+                kl=float(row["kl"] or "nan"),
+                basis=row["basis"],
+            )
+            for row in read_tsv(path)
+        ]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: {error}; remove it and run again") from None
+
+
+def sentences(found: Sequence[Difference]) -> list[str]:
+    """What differs on a map, in words: one sentence for each release and convention."""
+    groups: dict[tuple[str, str, str], list[Difference]] = {}
+    for item in found:
+        groups.setdefault((item.release, item.convention, item.expected), []).append(item)
+    return [_sentence(*group, items) for group, items in groups.items()]
+
+
+def _sentence(release: str, key: str, expected: str, found: Sequence[Difference]) -> str:
+    who = found[0].model if len(found) == 1 else f"{len(found):,} models"
+    was = "was" if len(found) == 1 else "were"
+    values = ", ".join(sorted({item.value or "unknown" for item in found}))
+    shifts = [abs(item.shift) for item in found if math.isfinite(item.shift)]
+    kls = [item.kl for item in found if math.isfinite(item.kl)]
+    size = "by how much that moves them is unknown"
+    if shifts and kls:
+        size = (
+            f"expected to move the mean log-likelihood by up to {max(shifts):.2g} nats per text, "
+            f"and the model by a KL of up to {max(kls):.2g} bits per byte"
+        )
+    return f"{who} {was} scored with {key} {values}, {release} with {expected}: {size}."

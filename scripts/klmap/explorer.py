@@ -67,7 +67,7 @@ def page(payload: Mapping[str, Any]) -> str:
         method=layout["label"],
         projected=layout.get("method") == "pca",
         tiles=tiles(layout),
-        sentences=sentences(layout),
+        sentences=[*sentences(layout), *payload["notes"]],
         beyond=f"{payload['beyond']:g}",
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],

@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from klmap.benchmarks import Benchmarks
 from klmap.explorer_arrays import packed
 from klmap.files import read_tsv
+from klmap.geometry import Floats
+from klmap.prediction_files import Predicted
 
 FEW_LEVELS = 12
 """So few different values make a category, unless each stands there only once."""
@@ -83,6 +86,38 @@ def columns(path: Path) -> list[dict[str, Any]]:
     rows = read_tsv(path)
     names = list(rows[0]) if rows else []
     return [_column(name, [row[name] for row in rows]) for name in names if name != "model"]
+
+
+def scores(
+    found: Benchmarks, predictions: Sequence[Predicted], models: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Columns of benchmark scores, each followed by what is predicted of it.
+
+    Args:
+        found: the measured scores, in the order of the models.
+        predictions: of some of the tasks; none where nothing was predicted.
+        models: names of the models of the map.
+
+    Returns:
+        Columns of numbers, as :func:`columns` gives them.
+    """
+    row_of = {name: row for row, name in enumerate(models)}
+    predicted: dict[str, Floats] = {}
+    for item in predictions:
+        values = predicted.setdefault(item.task, np.full(len(models), np.nan))
+        values[row_of[item.model]] = item.predicted
+    measured = dict(zip(found.tasks, found.values.T, strict=True))
+    return [
+        _numbers(name, known[task])
+        for task in dict.fromkeys([*measured, *predicted])
+        for name, known in ((task, measured), (f"{task}, predicted", predicted))
+        if task in known
+    ]
+
+
+def _numbers(name: str, values: Floats) -> dict[str, Any]:
+    packed_values = packed(values, "f8")
+    return {"name": name, "label": name, "kind": "number", "log": False, "values": packed_values}
 
 
 def _column(name: str, cells: Sequence[str]) -> dict[str, Any]:

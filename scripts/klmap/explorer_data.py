@@ -18,6 +18,7 @@ of models.tsv, D domains of the texts by falling size, k neighbours; bits per by
   grow too large.
 - ``noise``: f4 [K], nats per text, NaN where unknown. ``beyond``: 8.0.
 - ``layout``: what layout.json holds, ``x`` and ``y`` f8 [K], ``label``, the method in words.
+- ``notes``: sentences on how models were scored where that differs;
 - ``ellipses``: ``x``, ``y``, ``major``, ``minor``, ``angle`` f4 [K], or null.
 """
 
@@ -33,13 +34,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from klmap import (
+    benchmarks,
     bootstrap,
     collect,
+    conventions,
     explorer_arrays,
     explorer_columns,
     layout,
     lineage,
     neighbors,
+    prediction_files,
     split,
     store,
 )
@@ -82,6 +86,9 @@ def payload(
     manifest_path: Path,
     texts_name: str,
     ellipses_path: Path | None = None,
+    benchmark_paths: Sequence[Path] = (),
+    predictions_path: Path | None = None,
+    conventions_path: Path | None = None,
 ) -> dict[str, Any]:
     """The object that the module describes, ready for :func:`to_json`.
 
@@ -97,6 +104,9 @@ def payload(
         manifest_path: texts.json.
         texts_name: the text set's name.
         ellipses_path: ellipses.tsv, where there is one.
+        benchmark_paths: tables of benchmark scores.
+        predictions_path: predictions.tsv, where there is one.
+        conventions_path: conventions.tsv, where there is one.
 
     Raises:
         InputError: a file is missing or broken, or belongs to other models or texts.
@@ -123,7 +133,10 @@ def payload(
                 ],
             },
             "models": [model.model for model in models],
-            "columns": explorer_columns.columns(models_path),
+            "columns": [
+                *explorer_columns.columns(models_path),
+                *_scores(benchmark_paths, predictions_path, models),
+            ],
             "parents": [list(pair) for pair in lineage.parents(models)],
             "runs": [list(run.rows) for run in lineage.runs(models)],
             "neighbors": near,
@@ -132,6 +145,7 @@ def payload(
             "layout": _layout(report_path, places),
             "ellipses": None if ellipses_path is None else _ellipses(ellipses_path, models),
             "beyond": BEYOND,
+            "notes": [] if conventions_path is None else _notes(conventions_path),
         }
         if distances.kl is not None and distances.se is not None and pair_bytes <= PAIR_BYTES:
             result["pairs"] = explorer_arrays.pairs(distances.kl, distances.se)
@@ -259,6 +273,18 @@ def _layout(path: Path, places: Sequence[layout.Place]) -> dict[str, Any]:
         "y": packed(np.array([place.y for place in places]), "f8"),
         "label": layout.METHODS.get(method, method),
     }
+
+
+def _scores(
+    tables: Sequence[Path], predictions: Path | None, models: Sequence[Model]
+) -> list[dict[str, Any]]:
+    names = [model.model for model in models]
+    found = [] if predictions is None else prediction_files.read_predictions(predictions, names)
+    return explorer_columns.scores(benchmarks.read_benchmarks(tables, models), found, names)
+
+
+def _notes(path: Path) -> list[str]:
+    return conventions.sentences(conventions.read_differences(path))
 
 
 def _ellipses(path: Path, models: Sequence[Model]) -> dict[str, Any]:
