@@ -63,6 +63,12 @@ SECTIONS = {
         "and measures its recall, `PCA` with 128 components and `NearestNeighbors` by brute force; "
         "beside `layout`, `PCA` and `TSNE`.",
     ),
+    "predict": (
+        "Benchmark scores from coordinates",
+        "The protocol of Oyama et al. 2025, section 5: folds by type and at random, five seeds, "
+        "five folds, nine penalties chosen by inner folds. The peer is scikit-learn on the raw "
+        "columns.",
+    ),
     "explorer": (
         "The page",
         "Made-up models on 2,000 texts of 22 domains. Pages are opened from the disk in headless "

@@ -7,10 +7,13 @@ interval and the learning curve are klmap's own.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,9 +50,13 @@ _PANEL = 2.25
 _GAP = 0.55
 _LEFT, _TOP, _FOOT = 0.75, 1.15, 1.05
 _LEGEND = 2.15
+_TOP_ACCURACY, _FOOT_ACCURACY = 1.5, 1.1
 _MOST_COLUMNS = 4
 _NARROWEST = 8.6
-_TICKS = (-0.9, -0.5, 0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 0.9999)
+_TICKS = (
+    -0.9, -0.5, 0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99,
+    0.995, 0.998, 0.999, 0.9999,
+)  # fmt: skip
 
 
 def draw(found: Prediction, models: Sequence[Model], texts: str, folder: Path) -> None:
@@ -61,9 +68,10 @@ def draw(found: Prediction, models: Sequence[Model], texts: str, folder: Path) -
         texts: how many texts of which set.
         folder: where to write.
     """
-    style.save(scatter(found, models, texts), folder, "scatter")
-    style.save(accuracy(found, texts), folder, "accuracy")
-    style.save(curve(found, texts), folder, "curve")
+    with mpl.rc_context(style.RC):
+        style.save(scatter(found, models, texts), folder, "scatter")
+        style.save(accuracy(found, texts), folder, "accuracy")
+        style.save(curve(found, texts), folder, "curve")
 
 
 def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
@@ -71,16 +79,16 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
     each, _ = style.categories([model.family for model in models])
     colors = {model.model: category for model, category in zip(models, each, strict=True)}
     rows = {task: [r for r in found.predictions if r.task == task] for task in found.tasks}
-    used = {colors[row.model] for row in found.predictions if row.how == OUT_OF_FOLD}
-    legend = [category for category in dict.fromkeys(_by_count(each)) if category in used]
+    scored = {row.model for row in found.predictions if row.how == OUT_OF_FOLD}
+    counts = Counter(colors[name] for name in scored)
+    legend = [replace(item, count=counts[item]) for item in _by_count(list(counts))]
     columns = min(_MOST_COLUMNS, len(found.tasks))
     lines = math.ceil(len(found.tasks) / columns)
     width = max(_LEFT + columns * (_PANEL + _GAP) + _LEGEND, _NARROWEST)
     tall = max(lines * (_PANEL + _GAP) - _GAP + 0.1, 0.45 + 0.21 * (len(legend) + 4))
     height = _TOP + tall + _FOOT
-    scored = {row.model for row in found.predictions if row.how == OUT_OF_FOLD}
     split = next(row.folds for row in found.predictions if row.how == OUT_OF_FOLD)
-    held = "other model types" if split == TYPE else "other folds, drawn at random"
+    held = "other types" if split == TYPE else "other folds, drawn at random"
     new = {row.model for row in found.predictions if row.how == NEW} - scored
     figure = style.new_figure(
         width,
@@ -108,8 +116,8 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
 def _how_to_read(found: Prediction, new: int) -> list[str]:
     """The note under the scatter plots."""
     lines = [
-        "r: Pearson's correlation of measured and predicted scores, which are means over all seeds, "
-        "then Spearman's, of ranks.",
+        "r: Pearson's correlation of measured and predicted scores, then Spearman's, of ranks. "
+        "A prediction is the mean over all seeds.",
         "On the line a prediction is right; between the dashed lines are nine of ten models.",
     ]
     marks = any(row.how == NEW for row in found.predictions)
@@ -120,7 +128,8 @@ def _how_to_read(found: Prediction, new: int) -> list[str]:
 
 
 def _by_count(each: Sequence[style.Category]) -> list[style.Category]:
-    return sorted(each, key=lambda category: (category.color == style.OTHERS, -category.count))
+    """The most frequent first, the grey rest last."""
+    return sorted(each, key=lambda item: (item.color == style.OTHERS, -item.count, item.name))
 
 
 def _panel(
@@ -178,7 +187,7 @@ def accuracy(found: Prediction, texts: str) -> Figure:
     rows = [row for row in found.accuracy if row.task != CONTROL]
     ways = [way for way in WAYS if any((row.features, row.split) == way for row in rows)]
     tall = max(1.6, 0.55 * len(found.tasks))
-    height = 1.5 + tall + 1.65
+    height = _TOP_ACCURACY + tall + _FOOT_ACCURACY
     count = rows[0].models
     figure = style.new_figure(
         11,
@@ -188,19 +197,19 @@ def accuracy(found: Prediction, texts: str) -> Figure:
         "seeds, bars: standard deviation over seeds",
         "Correlations of measured scores with predictions from models of other folds, on Fisher's "
         "scale, which is wide where they are near 1.\nTypes held out: no type of model is in "
-        "training and test set. The grey diamonds need no regression: models that predict texts "
-        "better score higher.",
+        "training and test set. Grey diamonds: the score against the mean log-likelihood itself, "
+        "without a regression.",
     )
     margin = 0.5 + style.widest([style.shorten(task, 24) for task in found.tasks], 9)
     wide = (11 - margin - 0.35 - 2 * 0.35) / 3
     measures: list[tuple[str, Callable[[Accuracy], tuple[float, float]]]] = [
         ("Pearson's correlation", lambda row: (row.pearson, row.pearson_std)),
         ("Spearman's rank correlation", lambda row: (row.spearman, row.spearman_std)),
-        ("mean absolute error, in the unit of the score", lambda row: (row.mae, 0.0)),
+        ("mean absolute error, in units of the score", lambda row: (row.mae, 0.0)),
     ]
     for number, (label, measure) in enumerate(measures):
         left = margin + number * (wide + 0.35)
-        axes = figure.add_axes((left / 11, 1.25 / height, wide / 11, tall / height))
+        axes = figure.add_axes((left / 11, _FOOT_ACCURACY / height, wide / 11, tall / height))
         _dots(axes, found.tasks, rows, ways, measure)
         axes.set_xlabel(label)
         axes.set_yticks(range(len(found.tasks)))
@@ -242,9 +251,10 @@ def _dots(
     axes.set_ylim(len(tasks) - 0.45, -0.55)
     for number in range(1, len(tasks)):
         axes.axhline(number - 0.5, color=style.RULE, linewidth=0.5, zorder=0)
-    axes.tick_params(axis="y", length=0)
     _open(axes)
+    axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def _way(way: tuple[str, str]) -> Line2D:
@@ -313,7 +323,7 @@ def curve(found: Prediction, texts: str) -> Figure:
         points = [point for point in found.curve if point.task == task]
         handles.append(_line(left, right, task, category, points))
     for axes, label in (
-        (left, "Pearson's correlation"), (right, "mean absolute error, in the unit of the score"),
+        (left, "Pearson's correlation"), (right, "mean absolute error, in units of the score"),
     ):  # fmt: skip
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(_apart(sizes)))

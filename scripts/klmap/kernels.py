@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from klmap import ridge
-from klmap.blocks import ranges
+from klmap.blocks import in_order, ranges
 from klmap.geometry import Floats, Floats32
 from klmap.ridge import Rows
 from klmap.store import MatrixFile
@@ -17,6 +18,9 @@ Features = Floats | Floats32
 
 FEATURES = ("Q", "L")
 """Double-centred coordinates, and clipped log-likelihoods as they are."""
+
+
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class Kernel:
         """
         places = np.searchsorted(self.rows, rows)
         for _, block in _blocks(self.matrix, self.features, others):
-            yield ridge.products(block, self.values, self.origin)[:, places]
+            with threadpool_limits(1):
+                found = ridge.products(block, self.values, self.origin)[:, places]
+            yield found
 
 
 def read(matrix: MatrixFile, features: str, rows: Rows) -> Kernel:
@@ -74,8 +80,12 @@ def read(matrix: MatrixFile, features: str, rows: Rows) -> Kernel:
     for begin, block in _blocks(matrix, features, rows):
         values[begin : begin + len(block)] = block
     origin = values.mean(axis=0, dtype=np.float64)
-    gram = ridge.products(values, values, origin)
-    return Kernel(matrix, features, rows, values, origin, gram)
+    # By ranges of rows, so that the same bits are found on any number of threads.
+    parts = in_order(
+        lambda begin, end: ridge.products(values[begin:end], values, origin),
+        ranges(len(rows), 1, _ROWS),
+    )
+    return Kernel(matrix, features, rows, values, origin, np.concatenate(list(parts)))
 
 
 def mean_loglik(matrix: MatrixFile) -> Floats:

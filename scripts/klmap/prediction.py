@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from klmap import folds, kernels, ridge
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
@@ -217,18 +218,24 @@ def _point(size: int, task: str, measured: Floats, predicted: Floats) -> CurvePo
 def half_width(measured: Floats, predicted: Floats) -> float:
     """Half of an interval's width, from the errors of out-of-fold predictions; klmap's own.
 
-    The quantile of split conformal prediction, ``ceil((n + 1) c) / n`` with c = ``COVERAGE``, of
-    the absolute errors of all seeds together. That errors of models in other folds stand for
-    those of a fit on all models is as in cross-conformal prediction: a good approximation, not a
-    guarantee, and wide rather than narrow, because a fit on all models knows more.
+    As in split conformal prediction the ``ceil((n + 1) c)``-th of n absolute errors, with c =
+    ``COVERAGE``, here of the errors of all seeds together. That errors of models in other folds
+    stand for those of a fit on all models is as in cross-conformal prediction: a good
+    approximation, not a guarantee, and wide rather than narrow, because a fit on all models knows
+    more.
+
+    A new model of a type that the sample has gets the errors of random folds, in which most models
+    have others of their type in the training set; one of a new type gets those by type. A new
+    model that is unlike all others of its type may be further off.
 
     Args:
         measured: (n,) scores.
         predicted: (S, n) out-of-fold predictions, S seeds.
     """
-    count = len(measured)
-    share = min(math.ceil((count + 1) * COVERAGE) / count, 1.0)
-    return float(np.quantile(np.abs(predicted - measured), share, method="higher"))
+    seeds, count = predicted.shape
+    # Rounded, because 0.9 is none in binary numbers.
+    rank = min(math.ceil(round((count + 1) * COVERAGE, 9)), count)
+    return float(np.sort(np.abs(predicted - measured), axis=None)[rank * seeds - 1])
 
 
 @dataclass(frozen=True)
@@ -314,10 +321,12 @@ class _Each:
 
     def _new(self, sample: Sample, others: Rows) -> Floats:
         """(M, T) predictions of models without these scores, from all that have them."""
+        if not len(others):
+            return np.zeros((0, len(sample.alphas)))
         everyone = np.arange(len(sample.rows))
         own = self.kernel.among(sample.rows)
-        fit = ridge.fit(own, everyone, sample.targets, sample.alphas)
+        with threadpool_limits(1):
+            fit = ridge.fit(own, everyone, sample.targets, sample.alphas)
         blocks = [fit.predict(block) for block in self.kernel.cross(others, sample.rows)]
-        values = np.concatenate([np.zeros((0, len(sample.alphas))), *blocks])
-        clipped: Floats = np.clip(values, *sample.limits)
+        clipped: Floats = np.clip(np.concatenate(blocks), *sample.limits)
         return clipped

@@ -61,22 +61,10 @@ class _Spectrum:
     mean: Floats
 
 
-def gram(features: Floats | Floats32) -> Floats:
-    """Products of all pairs of rows, of which the mean of every column is taken away first.
-
-    Without that, log-likelihoods would give products of 1e10 that differ in their last digits.
-
-    Args:
-        features: (K, N) in any unit.
-
-    Returns:
-        (K, K) float64.
-    """
-    return products(features, features, features.mean(axis=0, dtype=np.float64))
-
-
 def products(first: Floats | Floats32, second: Floats | Floats32, origin: Floats) -> Floats:
-    """Products of rows of two matrices, seen from ``origin``.
+    """Products of rows of two matrices, seen from ``origin``, the mean of some models.
+
+    Seen from 0, log-likelihoods would have products of 1e10 that differ in their last digits.
 
     Args:
         first: (M, N).
@@ -104,7 +92,7 @@ def choose(kernel: Floats, rows: Rows, targets: Floats, alphas: Floats) -> Float
     (klmap's own).
 
     Args:
-        kernel: (K, K) from :func:`gram`.
+        kernel: (K, K) from :func:`products`, seen from anywhere.
         rows: (n,) the models to fit.
         targets: (K, T).
         alphas: (T, A) penalties to choose from, for each target its own.
@@ -135,7 +123,7 @@ def fit(kernel: Floats, rows: Rows, targets: Floats, alphas: Floats) -> Fit:
     """Fit with the penalties that :func:`choose` finds.
 
     Args:
-        kernel: (K, K) from :func:`gram`.
+        kernel: (K, K) from :func:`products`, seen from anywhere.
         rows: (n,) the models to fit.
         targets: (K, T).
         alphas: (T, A) penalties to choose from, for each target its own.
