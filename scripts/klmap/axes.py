@@ -54,7 +54,7 @@ class Axes:
         points: (K, C) float64, places of the models, square root of bits per byte.
         loadings: (N, C) float64, directions of length 1 among the texts.
         variance: (M,) float64, mean square of the models' places on each component, bits per
-            byte, falling; up to 99 % of the total, or as many as were computed. The mean KL of
+            byte, falling; up to 99 % of the total or C, or as many as were computed. The mean KL of
             two models, a model and itself included, is twice the sum over all components.
         total: of all components, bits per byte.
         exact: whether all components were computed.
@@ -134,7 +134,6 @@ def _exact(matrix: MatrixFile) -> tuple[Floats, Floats, float]:
     products = np.zeros((models, models))
     for begin in range(0, texts, _COLUMNS):
         block = coordinates[:, begin : begin + _COLUMNS].astype(np.float64)
-        block -= block.mean(axis=0)
         products += block @ block.T
     # The scale of klmap.geometry.features, squared, and a mean over the models.
     products /= 2 * texts * geometry.nats_per_unit(matrix.mean_bytes) * models

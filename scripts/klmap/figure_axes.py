@@ -227,8 +227,8 @@ def _fitting(text: str) -> str:
     """As much of a text as fits below a plane, with a dot for what the font does not have."""
     known = get_font(findfont("DejaVu Sans")).get_charmap()
     text = "".join(letter if ord(letter) in known else "·" for letter in text)
-    while style.widest([text], _SMALL) > _LINE:
-        text = text[: int(0.97 * len(text)) - 1].rstrip("… ") + "…"
+    while (wide := style.widest([text], _SMALL)) > _LINE:
+        text = text[: int(len(text) * _LINE / wide) - 1].rstrip("… ") + "…"
     return text
 
 

@@ -38,6 +38,7 @@ class Fit:
             ``scale ** 2`` it is about the covariance of the coefficients.
         expected: (n,) what the line gives, in the unit of the target.
         residuals: (n,) target minus expected.
+        weights: (n,) how much each point counts, 0 to 1.
         scale: median absolute residual as a standard deviation.
         studentised: (n,) externally studentised residuals: each is divided by the standard
             deviation that it would have if its point had no part in the line or in the scale.
@@ -50,6 +51,7 @@ class Fit:
     covariance: Floats
     expected: Floats
     residuals: Floats
+    weights: Floats
     scale: float
     studentised: Floats
     freedom: float
@@ -112,6 +114,7 @@ def fit(design: Floats, target: Floats, seed: int = 0) -> Fit:
         covariance=covariance / np.outer(unit, unit),
         expected=columns @ coefficients,
         residuals=residuals,
+        weights=weights,
         scale=scale,
         studentised=residuals / (apart * part),
         freedom=max(_EFFICIENCY * (count - rank - 1), 1.0),
