@@ -121,7 +121,7 @@ def draw_variance(found: Described) -> Figure:
 
 def draw_axes(found: Described) -> Figure:
     """The models along the first four axes, and the domains and texts at the ends of these."""
-    width, height = 13.4, 8.3
+    width, height = 13.8, 8.3
     figure = style.new_figure(
         width, height, "What varies between the models: the first axes",
         f"{found.subject} · principal components; squared distances are in bits/byte",
@@ -132,7 +132,7 @@ def draw_axes(found: Described) -> Figure:
     )  # fmt: skip
     each, legend = style.categories([model.family for model in found.models])
     side = 4.85
-    for number, left in enumerate((0.95, 6.6)):
+    for number, left in enumerate((1.05, 6.95)):
         panel = style.add_axes(figure, left, 2.6, width - left - side, 1.2)
         first = 2 * number
         if found.axes.points.shape[1] <= first:
@@ -183,11 +183,11 @@ def _plane(
     if second >= count:
         panel.set_yticks([])
         return
-    panel.set_ylabel(f"axis {second + 1}, {100 * share[second]:.1f} % of the variance", labelpad=18)
+    panel.set_ylabel(f"axis {second + 1}, {100 * share[second]:.1f} % of the variance", labelpad=20)
     low, high = ends_in_words(found, second)
     text["rotation"] = 90
-    panel.annotate(f"← {low}", (0, 0), xytext=(-28, 0), ha="right", va="bottom", **text)
-    panel.annotate(f"{high} →", (0, 1), xytext=(-28, 0), ha="right", va="top", **text)
+    panel.annotate(f"← {low}", (0, 0), xytext=(-32, 0), ha="right", va="bottom", **text)
+    panel.annotate(f"{high} →", (0, 1), xytext=(-32, 0), ha="right", va="top", **text)
 
 
 def ends_in_words(found: Described, number: int) -> tuple[str, str]:
