@@ -7,6 +7,7 @@ interval and the learning curve are klmap's own.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -47,6 +48,8 @@ WAYS = {
 
 _TITLE: dict[str, Any] = {"size": 9.5, "loc": "left", "pad": 6}
 _PANEL = 2.25
+_PANELS = {1: 3.6, 2: 3.0}
+_CHARACTER = 0.067
 _GAP = 0.55
 _LEFT, _TOP, _FOOT = 0.75, 1.15, 1.05
 _LEGEND = 2.15
@@ -84,8 +87,9 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
     legend = [replace(item, count=counts[item]) for item in _by_count(list(counts))]
     columns = min(_MOST_COLUMNS, len(found.tasks))
     lines = math.ceil(len(found.tasks) / columns)
-    width = max(_LEFT + columns * (_PANEL + _GAP) + _LEGEND, _NARROWEST)
-    tall = max(lines * (_PANEL + _GAP) - _GAP + 0.1, 0.45 + 0.21 * (len(legend) + 4))
+    panel = _PANELS.get(columns, _PANEL)
+    width = max(_LEFT + columns * (panel + _GAP) + _LEGEND, _NARROWEST)
+    tall = max(lines * (panel + _GAP) - _GAP + 0.1, 0.45 + 0.21 * (len(legend) + 4))
     height = _TOP + tall + _FOOT
     split = next(row.folds for row in found.predictions if row.how == OUT_OF_FOLD)
     held = "other types" if split == TYPE else "other folds, drawn at random"
@@ -95,36 +99,35 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
         height,
         "Benchmark scores, predicted from the coordinates",
         f"{len(scored):,} models with scores · {texts} · each predicted from models of {held}",
-        "\n".join(_how_to_read(found, len(new))),
+        _how_to_read(found, len(new), width),
     )
     for number, task in enumerate(found.tasks):
         line, column = divmod(number, columns)
-        left = _LEFT + column * (_PANEL + _GAP)
-        bottom = height - _TOP - line * (_PANEL + _GAP) - _PANEL
-        axes = figure.add_axes((left / width, bottom / height, _PANEL / width, _PANEL / height))
+        left = _LEFT + column * (panel + _GAP)
+        bottom = height - _TOP - line * (panel + _GAP) - panel
+        axes = figure.add_axes((left / width, bottom / height, panel / width, panel / height))
         _panel(axes, task, rows[task], colors)
         if not column:
             axes.set_ylabel("predicted score")
         if number + columns >= len(found.tasks):
             axes.set_xlabel("measured score")
     handles = style.handles(legend)
-    left = _LEFT + columns * (_PANEL + _GAP) - 0.25
+    left = _LEFT + columns * (panel + _GAP) - 0.25
     charts.titled(figure, handles, "model type", left / width, 1 - _TOP / height)
     return figure
 
 
-def _how_to_read(found: Prediction, new: int) -> list[str]:
-    """The note under the scatter plots."""
-    lines = [
+def _how_to_read(found: Prediction, new: int, width: float) -> str:
+    """The note under the scatter plots, in lines that fit a figure of so many inches."""
+    note = (
         "r: Pearson's correlation of measured and predicted scores, then Spearman's, of ranks. "
-        "A prediction is the mean over all seeds.",
-        "On the line a prediction is right; between the dashed lines are nine of ten models.",
-    ]
-    marks = any(row.how == NEW for row in found.predictions)
-    if marks:
+        "A prediction is the mean over all seeds. On the line it is right; between the dashed "
+        "lines are nine of ten models."
+    )
+    if any(row.how == NEW for row in found.predictions):
         whole = f", {new:,} of them without any" if new else ""
-        lines[-1] += f" Marks at the left edge: predictions of models without this score{whole}."
-    return lines
+        note += f" Marks at the left edge: predictions of models without this score{whole}."
+    return "\n".join(textwrap.wrap(note, int((width - 0.6) / _CHARACTER)))
 
 
 def _by_count(each: Sequence[style.Category]) -> list[style.Category]:
@@ -300,23 +303,26 @@ def _even(ends: Floats) -> list[float]:
 
 def curve(found: Prediction, texts: str) -> Figure:
     """Pearson's correlation and the error of each task, against the number of training models."""
+    sizes = sorted({point.models for point in found.curve})
+    drawn = len(sizes) > 1
     figure = style.new_figure(
         11,
-        5.6,
+        5.6 if drawn else 2.4,
         "How many models with scores it takes",
-        f"{texts} · mean and standard deviation over seeds",
+        f"{texts} · mean and standard deviation over seeds" if drawn else texts,
         "Random folds: models of one type are in training and test set. The last point is with "
-        "all training models of a fold.",
+        "all training models of a fold."
+        if drawn
+        else "",
     )
+    if not drawn:
+        axes = style.add_axes(figure, 0.3, 0.3, 0.3, 0.9)
+        axes.set_axis_off()
+        reason = "There are too few models with scores for smaller training sets."
+        charts.message(axes, reason if sizes else "The learning curve was not asked for.")
+        return figure
     left = style.add_axes(figure, 0.8, 1.0, 6.25, 1.1)
     right = style.add_axes(figure, 5.5, 1.0, 2.25, 1.1)
-    sizes = sorted({point.models for point in found.curve})
-    if len(sizes) < 2:
-        for axes in (left, right):
-            axes.set_axis_off()
-        reason = "There are too few models with scores for smaller training sets."
-        charts.message(left, reason if sizes else "The learning curve was not asked for.")
-        return figure
     each, _ = style.categories(found.tasks)
     handles = []
     for task, category in zip(found.tasks, each, strict=True):
