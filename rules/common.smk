@@ -49,6 +49,7 @@ from klmap.cards import read_card
 from klmap.errors import ConfigError
 from klmap.errors import InputError
 from klmap.files import write_text
+from klmap.index import write_index
 
 try:
     CONFIG = configfile.check(config, [Path(path) for path in workflow.configfiles])

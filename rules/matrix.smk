@@ -11,15 +11,16 @@ rule index:
         f"{RESULTS}/{{texts}}/index.tsv",
     log:
         "logs/index/{texts}.log",
+    priority: FIRST
     params:
         rows=index_rows,
     run:
-        header = "model\tsource\tfingerprint\tid\trevision\tfamily\tvariant"
-        tables = [Path(table).read_text(encoding="utf-8") for table in input]
-        released = [row for table in tables for row in table.splitlines()[1:]]
-        write_text(
-            Path(output[0]), "\n".join([header, *params.rows, *released]) + "\n"
-        )
+        try:
+            write_index(
+                Path(output[0]), params.rows, [Path(table) for table in input]
+            )
+        except InputError as error:
+            raise WorkflowError(str(error)) from None
 
 
 rule matrix:

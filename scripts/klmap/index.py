@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from klmap.errors import InputError
-from klmap.files import read_tsv
+from klmap.files import read_tsv, write_text
 
 COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
 
@@ -39,6 +40,30 @@ class Entry:
     card: Path
 
 
+def write_index(index: Path, rows: Sequence[str], releases: Sequence[Path]) -> None:
+    """Write index.tsv: the configured models, then those of releases.
+
+    Args:
+        index: the table.
+        rows: one line per configured model, its cells in the order of ``COLUMNS``.
+        releases: tables of the same columns that imports have written.
+
+    Raises:
+        InputError: two models have one name, or a table is missing or broken.
+    """
+    lines = {row.partition("\t")[0]: row for row in rows}
+    for table in releases:
+        for found in read_tsv(table):
+            name = found["model"]
+            if name in lines:
+                raise InputError(
+                    f"{name!r} is the name of a model of {table} and of another one; give yours "
+                    "another name with name: in config.yaml"
+                )
+            lines[name] = "\t".join(found[column] for column in COLUMNS)
+    write_text(index, "\n".join(["\t".join(COLUMNS), *lines.values()]) + "\n")
+
+
 def read_index(index: Path, scores: Path, cards: Path) -> list[Entry]:
     """Read index.tsv.
 
@@ -61,10 +86,7 @@ def read_index(index: Path, scores: Path, cards: Path) -> list[Entry]:
         raise InputError(f"{index}: the column {missing[0]!r} is missing; remove it and run again")
     repeated = [name for name, count in Counter(r["model"] for r in rows).items() if count > 1]
     if repeated:
-        raise InputError(
-            f"{index}: {repeated[0]!r} stands there twice; names must be unique: give a model that "
-            "a release has too another name with name:"
-        )
+        raise InputError(f"{index}: {repeated[0]!r} stands there twice; names must be unique")
     return [
         Entry(
             **{name: row[name] for name in COLUMNS},
