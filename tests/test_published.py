@@ -249,6 +249,15 @@ def test_the_report_says_what_was_imported(place, release):
         }
 
 
+def test_vectors_in_another_order_than_the_texts_are_suspected(place, release, caplog):
+    assert place.run(loglik=str(release.raw))["length_correlation"] > 0.5
+    assert "in the order of the texts" not in caplog.text
+    mixed = np.random.default_rng(0).permutation(release.loglik.T).T
+    dump(place.folder / "mixed.pkl", dict(zip(release.names, mixed, strict=True)))
+    place.run(loglik=str(place.folder / "mixed.pkl"))
+    assert "are the vectors in the order of the texts?" in caplog.text
+
+
 def test_the_threshold_is_the_quantile_or_that_of_the_clipped_file(place, release):
     alone = place.run(loglik=str(release.raw))["clip_threshold"]
     assert alone == geometry.clip_threshold(release.loglik)
@@ -679,6 +688,15 @@ def test_a_wrong_file_of_the_web_is_refused_and_not_kept(place, release, web):
     found = place.refusal(loglik={"url": f"{url}/{COMMIT}/raw.pkl", "sha256": wrong})
     assert wrong in found
     assert files.sha256_of(release.raw) in found
+    assert not (place.places.downloads / "loglik.pkl").exists()
+
+
+def test_the_pointer_of_a_large_file_is_no_file(place, web):
+    url, _, folder = web
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    (folder / COMMIT / "large.pkl").write_text(pointer)
+    found = place.refusal(loglik={"url": f"{url}/{COMMIT}/large.pkl"})
+    assert "the pointer that Git LFS keeps" in found
     assert not (place.places.downloads / "loglik.pkl").exists()
 
 

@@ -454,6 +454,23 @@ def test_a_bad_key_names_place_finding_and_fix(
     assert str(caught.value).endswith("(line 2)")
 
 
+def test_an_address_with_a_commit_needs_no_hash_and_stands_for_the_file(tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    pinned = f"source: url, url: 'https://example.org/{commit}/texts.jsonl'"
+    first = fingerprint(tmp_path, pinned)
+    assert fingerprint(tmp_path, pinned.replace(commit, commit[::-1])) != first
+    assert fingerprint(tmp_path, f"{pinned}, sha256: {SHA256}") != first
+    with pytest.raises(ConfigError, match="sha256: missing"):
+        load(tmp_path, pinned.replace(commit, commit[:12]))
+
+
+def test_a_text_set_without_a_hash_is_named_by_what_came(tmp_path: Path, web: Server) -> None:
+    recipe = url_set(web, f"/{'a' * 40}/texts.jsonl", sha256=None)
+    lines, manifest = make(tmp_path / "out", recipe)
+    assert json.loads(lines.splitlines()[0])["origin"] == f"{SHA256[:12]}.jsonl:1"
+    assert manifest["recipe"]["url"] == recipe.url
+
+
 def test_a_password_in_the_address_is_refused_unseen(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a user name or a password") as caught:
         load(tmp_path, GOOD.replace("example.org", "me:secret@example.org"))

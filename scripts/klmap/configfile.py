@@ -189,6 +189,12 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
             key, text = wrong
             where = ["published", name, *key]
             problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
+    for name in _without_scores(config):
+        where = ["analyses", name]
+        problems.append(
+            f"{places.name(where, origins)}: no benchmark scores to learn from; name tables under "
+            f"analyses.benchmarks, or metadata: of a release{places.line(where, origins)}"
+        )
     slugs: dict[str, int] = {}
     sources: dict[str, int] = {}
     for number, entry in enumerate(config.models):
@@ -199,6 +205,14 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
                 f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
             )
     return problems
+
+
+def _without_scores(config: Config) -> list[str]:
+    """Analyses that need benchmark scores, where there are none."""
+    released = any(release.metadata is not None for release in config.published.values())
+    if released or config.analyses.benchmarks:
+        return []
+    return [name for name in config.analyses.on if name in ("predict", "leakage")]
 
 
 def _release_problem(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from klmap import geometry, index, webfile
 from klmap.config import ModelEntry, fingerprint
@@ -37,6 +38,10 @@ CLIP_TOLERANCE = 1e-6
 
 MEAN_TOLERANCE = 0.01
 """Nats per text by which a mean of the metadata may differ from that of the vector."""
+
+LENGTH_CORRELATION = 0.1
+"""Rank correlation of a text's length with what it costs the models below which the vectors are
+perhaps in another order than the texts (klmap's own): longer texts cost more."""
 
 _SHOWN = 5
 
@@ -94,7 +99,8 @@ def import_release(
         KlmapError: a server or the network failed; another time may do better.
         OSError: the disk is full.
     """
-    texts = len(read_texts(places.texts, places.manifest))
+    text_list = read_texts(places.texts, places.manifest)
+    texts = len(text_list)
     texts_sha256 = str(read_json(places.manifest)["sha256"])
     files = {
         key: _file(key, file, places.downloads)
@@ -108,6 +114,7 @@ def import_release(
             f"{files['loglik'].path}: holds {len(vectors.names):,} models, but config.yaml says "
             f"models: {recipe.models} for {name}; correct one of them"
         )
+    order = _length_correlation(vectors, [text.n_bytes for text in text_list])
     threshold = geometry.clip_threshold(vectors.loglik)
     if "clipped" in files:
         clipped = _vectors("clipped", recipe, files, texts)
@@ -127,6 +134,7 @@ def import_release(
         "minimum": float(vectors.loglik.min()),
         "maximum": float(vectors.loglik.max()),
         "clip_threshold": threshold,
+        "length_correlation": order,
         "without_metadata": sorted(set(vectors.names) - set(joined)) if described else [],
         "without_vectors": sorted(set(described) - set(joined)),
         "mean_logp_differs": _differing_means(vectors, joined, threshold),
@@ -214,6 +222,25 @@ def _checked_clip(path: Path, raw: Vectors, clipped: Vectors) -> float:
                 "values of this model differ); the two files do not belong together"
             )
     return threshold
+
+
+def _length_correlation(vectors: Vectors, n_bytes: Sequence[int]) -> float | None:
+    """Rank correlation of the texts' lengths with what they cost the median model.
+
+    Returns:
+        None where all texts are of one length.
+    """
+    cost = -np.median(vectors.loglik, axis=0)
+    if np.ptp(n_bytes) == 0 or np.ptp(cost) == 0:
+        return None
+    found = float(spearmanr(n_bytes, cost).statistic)
+    if found < LENGTH_CORRELATION:
+        logger.warning(
+            "longer texts do not cost the models more (rank correlation %.2f): are the vectors in "
+            "the order of the texts?",
+            found,
+        )
+    return found
 
 
 def _join(path: Path, vectors: Vectors, described: Mapping[str, Described]) -> dict[str, Described]:

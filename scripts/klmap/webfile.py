@@ -23,6 +23,8 @@ from klmap.log import Progress, logger
 BLOCK = 1 << 16
 """Bytes written at a time, and at most lost when a connection breaks."""
 
+_POINTER = b"version https://git-lfs"
+
 BY_HAND = "download it by hand and name the copy (source: file, or path: in a release)"
 
 
@@ -69,6 +71,11 @@ def download(url: str, sha256: str | None, target: Path, patience: Patience | No
         kind = _Download(session, url, target, patience or Patience()).run()
     found = sha256_of(target)
     size = target.stat().st_size
+    if _is_pointer(target):
+        raise InputError(
+            f"{shown(url)}: what came is the pointer that Git LFS keeps in the place of a large "
+            f"file, not the file; {BY_HAND}"
+        )
     if sha256 is not None and found != sha256:
         raise InputError(
             f"{shown(url)}: the sha256 of what came ({size:,} bytes, {kind}) is {found}, "
@@ -79,6 +86,11 @@ def download(url: str, sha256: str | None, target: Path, patience: Patience | No
     what = f"is {found}" if sha256 is None else "is right"
     logger.info("%s: %s bytes, the sha256 %s", shown(url), f"{size:,}", what)
     return found
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_POINTER)) == _POINTER
 
 
 def shown(url: str) -> str:
