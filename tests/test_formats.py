@@ -1,20 +1,63 @@
-"""docs/formats.md is true: its example runs, and every name in it exists."""
+"""docs/formats.md and docs/analyses.md are true: examples run, and every name is described."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import yaml
 
-from klmap import collect, index, layout, neighbors, store, store_score
+from klmap import (
+    axes,
+    code_lengths,
+    collect,
+    configfile,
+    contrast,
+    conventions,
+    index,
+    layout,
+    leakage,
+    neighbors,
+    prediction_files,
+    robustness,
+    store,
+    store_score,
+    texts,
+)
+from klmap.benchmarks import Benchmarks
+from klmap.config_analyses import NAMES
 from tests.mapfiles import Folder, zoo
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
+ANALYSES = DOCUMENT.with_name("analyses.md")
+AXES = {
+    "axes/variance.tsv": ("component", "variance", "share", "cumulative"),
+    "axes/places.tsv": ("model", "axis1"),
+    "axes/texts.tsv": ("component", "end", "rank", "index", "domain", "loading", "text"),
+    "axes/domains.tsv": ("component", "domain", "texts", "share", "mean_loading"),
+    "axes/correlations.tsv": ("feature", "task", "models", "pearson", "spearman"),
+}
+TABLES = {
+    "conventions.tsv": [field.name for field in fields(conventions.Difference)],
+    "predict/accuracy.tsv": [field.name for field in fields(prediction_files.Accuracy)],
+    "predict/predictions.tsv": [field.name for field in fields(prediction_files.Predicted)],
+    "predict/curve.tsv": [field.name for field in fields(prediction_files.CurvePoint)],
+    "leakage/leakage.tsv": leakage.COLUMNS,
+    "leakage/domains.tsv": leakage.DOMAIN_COLUMNS,
+    "contrast/comparisons.tsv": contrast.COMPARISON_COLUMNS,
+    "contrast/domains.tsv": contrast.DOMAIN_COLUMNS,
+    "contrast/texts.tsv": contrast.TEXT_COLUMNS,
+    "robustness/halves.tsv": robustness.HALF_COLUMNS,
+    "robustness/domains.tsv": robustness.DOMAIN_COLUMNS,
+    "robustness/numbers.tsv": robustness.NUMBER_COLUMNS,
+    "robustness/sets.tsv": robustness.SET_COLUMNS,
+}
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +132,40 @@ def test_every_attribute_and_column_is_described(folder: Folder) -> None:
     ]
     for name in columns:
         assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize("table", [*TABLES, *AXES])
+def test_every_column_stands_in_the_paragraph_of_its_table(table: str) -> None:
+    paragraph = DOCUMENT.read_text().split(f"**`{table}`**")[1].split("\n\n")[0]
+    for name in (TABLES | AXES)[table]:
+        assert f"`{name}`" in paragraph, name
+
+
+def test_columns_of_the_axes_are_those_that_are_written(folder: Folder, tmp_path: Path) -> None:
+    models = folder.collect().models
+    with store.open_matrix(folder.root / "matrix.h5") as matrix:
+        found = axes.find(matrix, 1)
+        domains = code_lengths.told_apart(matrix.domain)
+        described = texts.read_texts(folder.texts)
+        axes.write(tmp_path, found, models, domains, described, 1)
+        scores = Benchmarks(["task"], np.zeros((len(models), 1)))
+        correlations = axes.correlate(matrix, models, found, scores)
+    axes.write_correlations(tmp_path / "correlations.tsv", correlations)
+    for table, columns in AXES.items():
+        header = (tmp_path / Path(table).name).read_text().splitlines()[0]
+        assert tuple(header.split("	")) == columns
+
+
+def test_every_configuration_shown_for_the_analyses_is_accepted() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", ANALYSES.read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        config = configfile.check(
+            {
+                "results": "results",
+                "texts": {"own": {"source": "file", "path": "own.jsonl"}},
+                "models": ["org/a", "org/b"],
+            }
+            | yaml.safe_load(block)
+        )
+        assert config.analyses.on == list(NAMES)
