@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from klmap import geometry, layout, split
 from klmap.collect import Model

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import erf
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from klmap import concordance, geometry, split
 from klmap.concordance import Agreement
