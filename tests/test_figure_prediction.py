@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def made(
             rows.append(
                 Predicted(
                     model.model, task, truth if known else math.nan, guess, guess - 6, guess + 6,
-                    tables.OUT_OF_FOLD if known else tables.NEW, "type",
+                    tables.OUT_OF_FOLD if known else tables.NEW, "type", 0.5, False,
                 )
             )  # fmt: skip
         for kind, split in [(f, s) for f in features for s in ("type", "random")]:
@@ -78,6 +79,35 @@ def test_every_panel_shows_all_models_with_the_score_and_marks_the_others(count:
         assert high > max(measured + predicted)
     assert f"{count - 3} models with scores" in words(figure)
     assert "3 of them without any" in words(figure)
+
+
+def test_new_models_that_are_far_are_left_out_and_counted() -> None:
+    models = mapfiles.models(40)
+    found = made(models, new=3)
+    away = {models[-1].model, models[-2].model, models[0].model}
+    rows = [
+        replace(row, low=math.nan, high=math.nan, distance=12.0, far=True)
+        if row.model in away
+        else row
+        for row in found.predictions
+    ]
+    figure = figure_prediction.scatter(replace(found, predictions=rows), models, TEXTS)
+    for axes, task in zip(figure.axes, found.tasks, strict=True):
+        own = [row for row in rows if row.task == task]
+        points = np.concatenate([item.get_offsets() for item in axes.collections])
+        assert len(points) == 37, "a far model with a score is tried out like every other"
+        marks = [line for line in axes.lines if line.get_marker() == "_"]
+        np.testing.assert_allclose(marks[0].get_ydata(), [own[-3].predicted])  # type: ignore[arg-type]
+        dashed = [line for line in axes.lines if line.is_dashed()]
+        below, above = (line.get_ydata()[0] - line.get_xdata()[0] for line in dashed)  # type: ignore[index]
+        assert (below, above) == pytest.approx((-6, 6)), "errors of the others"
+    said = " ".join(words(figure).split())
+    assert "1 of them without any" in said
+    assert "Left out: 2 models without a score" in said
+    alone = [row for row in rows if row.far or row.how == tables.OUT_OF_FOLD]
+    figure = figure_prediction.scatter(replace(found, predictions=alone), models, TEXTS)
+    assert "Marks at the left edge" not in words(figure)
+    assert "Left out" not in words(figure_prediction.scatter(found, models, TEXTS))
 
 
 def test_colours_are_those_of_the_map() -> None:
@@ -144,7 +174,9 @@ def test_a_task_that_cannot_be_predicted_does_not_stop_the_figures() -> None:
     found = made(models, ["flat"])
     nan = math.nan
     rows = [
-        Predicted(row.model, row.task, 50.0, 50.0, 50.0, 50.0, tables.OUT_OF_FOLD, "random")
+        Predicted(
+            row.model, row.task, 50.0, 50.0, 50.0, 50.0, tables.OUT_OF_FOLD, "random", 1, False
+        )
         for row in found.predictions
     ]
     accuracy = [

@@ -95,7 +95,8 @@ def scores(
 
     Args:
         found: the measured scores, in the order of the models.
-        predictions: of some of the tasks; none where nothing was predicted.
+        predictions: of some of the tasks; none where nothing was predicted. Those that nothing
+            tells the error of are unknown on the page.
         models: names of the models of the map.
 
     Returns:
@@ -105,7 +106,7 @@ def scores(
     predicted: dict[str, Floats] = {}
     for item in predictions:
         values = predicted.setdefault(item.task, np.full(len(models), np.nan))
-        values[row_of[item.model]] = item.predicted
+        values[row_of[item.model]] = np.nan if item.guess else item.predicted
     measured = dict(zip(found.tasks, found.values.T, strict=True))
     return [
         _numbers(name, known[task])

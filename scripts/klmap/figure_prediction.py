@@ -78,10 +78,14 @@ def draw(found: Prediction, models: Sequence[Model], texts: str, folder: Path) -
 
 
 def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
-    """Measured against predicted scores, a panel for each task, coloured by type as on the map."""
+    """Measured against predicted scores, a panel for each task, coloured by type as on the map.
+
+    Models without a score that are far from all with one are left out, and counted in the note.
+    """
     each, _ = style.categories([model.family for model in models])
     colors = {model.model: category for model, category in zip(models, each, strict=True)}
-    rows = {task: [r for r in found.predictions if r.task == task] for task in found.tasks}
+    shown = [row for row in found.predictions if not row.guess]
+    rows = {task: [row for row in shown if row.task == task] for task in found.tasks}
     scored = {row.model for row in found.predictions if row.how == OUT_OF_FOLD}
     counts = Counter(colors[name] for name in scored)
     legend = [replace(item, count=counts[item]) for item in _by_count(list(counts))]
@@ -93,7 +97,7 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
     height = _TOP + tall + _FOOT
     split = next(row.folds for row in found.predictions if row.how == OUT_OF_FOLD)
     held = "other types" if split == TYPE else "other folds, drawn at random"
-    new = {row.model for row in found.predictions if row.how == NEW} - scored
+    new = {row.model for row in shown if row.how == NEW} - scored
     figure = style.new_figure(
         width,
         height,
@@ -124,9 +128,15 @@ def _how_to_read(found: Prediction, new: int, width: float) -> str:
         "A prediction is the mean over all seeds. On the line it is right; between the dashed "
         "lines are nine of ten models."
     )
-    if any(row.how == NEW for row in found.predictions):
+    if any(row.how == NEW and not row.guess for row in found.predictions):
         whole = f", {new:,} of them without any" if new else ""
         note += f" Marks at the left edge: predictions of models without this score{whole}."
+    far = len({row.model for row in found.predictions if row.guess})
+    if far:
+        note += (
+            f" Left out: {far:,} model{'s' if far != 1 else ''} without a score, too far from "
+            "every model with one for these errors to hold."
+        )
     return "\n".join(textwrap.wrap(note, int((width - 0.6) / _CHARACTER)))
 
 
@@ -149,7 +159,7 @@ def _panel(
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
     axes.plot([low, high], [low, high], color=style.MUTED, linewidth=0.8, zorder=1)
-    half = max((row.high - row.predicted for row in known), default=0.0)
+    half = max((row.high - row.predicted for row in known if not row.far), default=0.0)
     for shift in (-half, half):
         axes.plot(
             [low, high], [low + shift, high + shift], color=style.MUTED, linewidth=0.7,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from klmap import ridge
 from klmap.blocks import in_order, ranges
-from klmap.geometry import Floats, Floats32
+from klmap.geometry import Floats, Floats32, nats_per_unit
 from klmap.ridge import Rows
 from klmap.store import MatrixFile
 
@@ -34,6 +34,7 @@ class Kernel:
         values: (n, N) their features, nats.
         origin: (N,) mean of each column over them.
         gram: (n, n) products, nats^2, seen from ``origin``.
+        level: (n,) mean of each row, seen from ``origin``.
     """
 
     matrix: MatrixFile
@@ -42,27 +43,48 @@ class Kernel:
     values: Features
     origin: Floats
     gram: Floats
+    level: Floats
 
     def among(self, rows: Rows) -> Floats:
         """(m, m) products of some of the models, given by their rows on the map."""
         places = np.searchsorted(self.rows, rows)
         return self.gram[np.ix_(places, places)]
 
-    def cross(self, others: Rows, rows: Rows) -> Iterator[Floats]:
-        """Products of any models of the map with some of the kernel's.
+    def kl(self, rows: Rows) -> Floats:
+        """(m, m) KL, bits per byte, among some of the models, given by their rows on the map."""
+        places = np.searchsorted(self.rows, rows)
+        own = self.gram[np.ix_(places, places)]
+        return self._kl(own, np.diagonal(own), self.level[places], places)
+
+    def cross(self, others: Rows, rows: Rows) -> Iterator[tuple[Floats, Floats]]:
+        """Products and KLs of any models of the map with some of the kernel's.
 
         Args:
             others: (M,) rows on the map, rising.
             rows: (m,) rows on the map of models of the kernel.
 
         Yields:
-            (B, m) nats^2, the others in their order, a block at a time.
+            (B, m) nats^2 and (B, m) bits per byte, the others in their order, a block at a time.
         """
         places = np.searchsorted(self.rows, rows)
         for _, block in _blocks(self.matrix, self.features, others):
             with threadpool_limits(1):
                 found = ridge.products(block, self.values, self.origin)[:, places]
-            yield found
+            seen = block - self.origin
+            square, level = np.einsum("ks,ks->k", seen, seen), seen.mean(axis=1)
+            yield found, self._kl(found, square, level, places)
+
+    def _kl(self, products: Floats, square: Floats, level: Floats, places: Rows) -> Floats:
+        """Of models with these products, squared norms and levels with some of the kernel's.
+
+        A KL is a variance over texts, so that a difference of levels, which log-likelihoods have
+        and coordinates have not, is taken away. Of nearly equal models it is right to rounding.
+        """
+        texts = len(self.origin)
+        kl = square[:, None] + np.diagonal(self.gram)[places] - 2 * products
+        kl -= texts * np.square(level[:, None] - self.level[places])
+        kl /= 2 * texts * nats_per_unit(self.matrix.mean_bytes)
+        return np.maximum(kl, 0, out=kl)
 
 
 def read(matrix: MatrixFile, features: str, rows: Rows) -> Kernel:
@@ -85,7 +107,9 @@ def read(matrix: MatrixFile, features: str, rows: Rows) -> Kernel:
         lambda begin, end: ridge.products(values[begin:end], values, origin),
         ranges(len(rows), 1, _ROWS),
     )
-    return Kernel(matrix, features, rows, values, origin, np.concatenate(list(parts)))
+    gram = np.concatenate(list(parts))
+    level = values.mean(axis=1, dtype=np.float64) - origin.mean()
+    return Kernel(matrix, features, rows, values, origin, gram, level)
 
 
 def mean_loglik(matrix: MatrixFile) -> Floats:

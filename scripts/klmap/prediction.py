@@ -3,7 +3,7 @@
 The protocol is that of Oyama et al. 2025 (ACL, "Mapping 1,000+ Language Models via the
 Log-Likelihood Vector", section 5): ridge regression on the coordinates Q, outer folds by model
 type and at random, five seeds, correlations of the pooled out-of-fold predictions. The learning
-curve, the intervals and the predictions of models without a score are klmap's own.
+curve is klmap's own, and so is what :mod:`klmap.prediction_models` says of single models.
 
 Scores are in the unit of their table, mostly percent.
 """
@@ -11,34 +11,28 @@ Scores are in the unit of their table, mostly percent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import rankdata
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from klmap import folds, kernels, ridge
+from klmap import folds, kernels
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
 from klmap.collect import Model
 from klmap.errors import InputError
-from klmap.folds import RANDOM, TYPE, Sample
+from klmap.folds import RANDOM, Sample
 from klmap.geometry import Floats
-from klmap.kernels import Kernel
 from klmap.prediction_files import (
     CONTROL,
-    NEW,
-    OUT_OF_FOLD,
     Accuracy,
     CurvePoint,
     Predicted,
     Prediction,
 )
+from klmap.prediction_models import Each
 from klmap.ridge import Rows
 from klmap.store import MatrixFile
-
-COVERAGE = 0.9
-"""Share of the models whose score the intervals are made to hold."""
 
 FEWEST = 10
 """Models with every task that a prediction needs."""
@@ -108,7 +102,7 @@ def predict(
             ]
         if features == settings.features[0]:
             kept = {split: values[:, :, :-1] for split, values in found.items()}
-            each = _Each(kernel, models, benchmarks, settings, sample, kept)
+            each = Each(kernel, models, benchmarks, settings.folds, settings.seeds, sample, kept)
             predictions = each.predictions()
             if settings.curve:
                 curve = _curve(own, sample, benchmarks.tasks, tests[RANDOM], kept[RANDOM])
@@ -213,120 +207,3 @@ def _point(size: int, task: str, measured: Floats, predicted: Floats) -> CurvePo
     return CurvePoint(
         size, task, float(pearson.mean()), float(pearson.std()), float(mae.mean()), float(mae.std())
     )
-
-
-def half_width(measured: Floats, predicted: Floats) -> float:
-    """Half of an interval's width, from the errors of out-of-fold predictions; klmap's own.
-
-    As in split conformal prediction the ``ceil((n + 1) c)``-th of n absolute errors, with c =
-    ``COVERAGE``, here of the errors of all seeds together. That errors of models in other folds
-    stand for those of a fit on all models is as in cross-conformal prediction: a good
-    approximation, not a guarantee, and wide rather than narrow, because a fit on all models knows
-    more.
-
-    A new model of a type that the sample has gets the errors of random folds, in which most models
-    have others of their type in the training set; one of a new type gets those by type. A new
-    model that is unlike all others of its type may be further off.
-
-    Args:
-        measured: (n,) scores.
-        predicted: (S, n) out-of-fold predictions, S seeds.
-    """
-    seeds, count = predicted.shape
-    # Rounded, because 0.9 is none in binary numbers.
-    rank = min(math.ceil(round((count + 1) * COVERAGE, 9)), count)
-    return float(np.sort(np.abs(predicted - measured), axis=None)[rank * seeds - 1])
-
-
-@dataclass(frozen=True)
-class _Each:
-    """Predictions of single models.
-
-    Attributes:
-        kernel: of all models with any score.
-        models: the K models of the map.
-        benchmarks: their scores.
-        settings: folds and seeds.
-        complete: the models with every task.
-        found: (S, n, T) out-of-fold predictions of these, by split.
-    """
-
-    kernel: Kernel
-    models: Sequence[Model]
-    benchmarks: Benchmarks
-    settings: Settings
-    complete: Sample
-    found: dict[str, Floats]
-
-    def predictions(self) -> list[Predicted]:
-        """Of all models and tasks; tasks that the same models have are fitted together."""
-        known = np.isfinite(self.benchmarks.values)
-        groups: dict[bytes, list[int]] = {}
-        for number in range(known.shape[1]):
-            groups.setdefault(known[:, number].tobytes(), []).append(number)
-        by_task: dict[int, list[Predicted]] = {}
-        for columns in groups.values():
-            rows = np.flatnonzero(known[:, columns[0]])
-            by_task.update(zip(columns, self._group(rows, columns), strict=True))
-        return [row for number in sorted(by_task) for row in by_task[number]]
-
-    def _group(self, rows: Rows, columns: list[int]) -> Iterator[list[Predicted]]:
-        """Predictions for each of some tasks that the models ``rows``, and no others, have."""
-        tasks = [self.benchmarks.tasks[column] for column in columns]
-        scores = self.benchmarks.values[:, columns]
-        sample = folds.sample(self.models, rows, tasks, scores)
-        if len(rows) == len(self.complete.rows):
-            found = {split: values[:, :, columns] for split, values in self.found.items()}
-        else:
-            found = self._out_of_fold(sample, ", ".join(tasks))
-        others = np.setdiff1d(np.arange(len(self.models)), rows)
-        new = self._new(sample, others)
-        types = set(sample.types)
-        main = TYPE if TYPE in found else RANDOM
-        for number, task in enumerate(tasks):
-            measured = sample.targets[:, number]
-            half = {
-                split: half_width(measured, values[:, :, number]) for split, values in found.items()
-            }
-            mean = found[main][:, :, number].mean(axis=0)
-            by_row = {
-                int(row): (float(value), OUT_OF_FOLD, main)
-                for row, value in zip(sample.rows, mean, strict=True)
-            }
-            for row, value in zip(others, new[:, number], strict=True):
-                split = RANDOM if self.models[row].family in types else main
-                by_row[int(row)] = (float(value), NEW, split)
-            low, high = sample.limits[:, number]
-            yield [
-                Predicted(
-                    self.models[row].model,
-                    task,
-                    float(scores[row, number]),
-                    value,
-                    max(value - half[split], low),
-                    min(value + half[split], high),
-                    how,
-                    split,
-                )
-                for row, (value, how, split) in sorted(by_row.items())
-            ]
-
-    def _out_of_fold(self, sample: Sample, tasks: str) -> dict[str, Floats]:
-        tests = folds.draw(sample.types, self.settings.folds, self.settings.seeds)
-        own = self.kernel.among(sample.rows)
-        return {
-            split: folds.out_of_fold(own, sample, seeds, f"fits for {tasks} by {split}")
-            for split, seeds in tests.items()
-        }
-
-    def _new(self, sample: Sample, others: Rows) -> Floats:
-        """(M, T) predictions of models without these scores, from all that have them."""
-        if not len(others):
-            return np.zeros((0, len(sample.alphas)))
-        everyone = np.arange(len(sample.rows))
-        own = self.kernel.among(sample.rows)
-        with threadpool_limits(1):
-            fit = ridge.fit(own, everyone, sample.targets, sample.alphas)
-        blocks = [fit.predict(block) for block in self.kernel.cross(others, sample.rows)]
-        clipped: Floats = np.clip(np.concatenate(blocks), *sample.limits)
-        return clipped

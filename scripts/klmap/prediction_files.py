@@ -60,11 +60,15 @@ class Predicted:
         task: name of the task.
         measured: the score, NaN if unknown.
         predicted: what the other models say of it.
-        low: lower end of the interval.
-        high: upper end of the interval.
+        low: lower end of the interval, NaN where ``far``.
+        high: upper end of the interval, NaN where ``far``.
         how: ``out of fold`` for a model with a score, the mean over seeds of predictions from
             models of other folds; ``new`` for one without, predicted from all models with one.
         folds: by which folds, ``type`` or ``random``, the errors behind the interval were made.
+        distance: KL, bits per byte, to the nearest of the models that it was predicted from:
+            those of other types by folds of types, else all others with the score.
+        far: whether the distance is one that the folds say nothing of, so that there is no
+            interval (:func:`klmap.prediction_models.reach`).
     """
 
     model: str
@@ -75,6 +79,13 @@ class Predicted:
     high: float
     how: str
     folds: str
+    distance: float
+    far: bool
+
+    @property
+    def guess(self) -> bool:
+        """Whether nothing tells how wrong it may be: no error of the folds, and no score."""
+        return self.far and self.how == NEW
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,8 @@ def _write(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -156,7 +169,7 @@ def read_predictions(path: Path, models: Sequence[str] | None = None) -> list[Pr
 
 
 def _predicted(row: dict[str, str]) -> Predicted:
-    numbers = {name: float(row[name]) for name in ("predicted", "low", "high")}
-    measured = float(row["measured"]) if row["measured"] else math.nan
+    names = ("measured", "predicted", "low", "high", "distance")
+    numbers = {name: float(row[name] or math.nan) for name in names}
     text = {name: row[name] for name in ("model", "task", "how", "folds")}
-    return Predicted(measured=measured, **numbers, **text)  # type: ignore[arg-type]
+    return Predicted(**numbers, **text, far=row["far"] == "true")  # type: ignore[arg-type]
