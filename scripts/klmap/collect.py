@@ -58,8 +58,8 @@ class Model:
         overlength: policy for texts longer than the context.
         bits_per_byte: mean code length of the texts; lower is better.
         mean_loglik: mean log-likelihood, nats per text, before clipping.
-        tokens: scored tokens of all texts together.
-        truncated: number of texts that were cut to the context length.
+        tokens: scored tokens of all texts together, None if unknown.
+        truncated: number of texts that were cut to the context length, None if unknown.
         noise_nats: RMS numerical error, nats per text, None if unknown.
         commit: the commit, or content hash, of the weights.
     """
@@ -79,8 +79,8 @@ class Model:
     overlength: str = ""
     bits_per_byte: float = math.nan
     mean_loglik: float = math.nan
-    tokens: int = 0
-    truncated: int = 0
+    tokens: int | None = None
+    truncated: int | None = None
     noise_nats: float | None = None
     commit: str = ""
 
@@ -308,8 +308,9 @@ def _describe(entry: Entry, score: Score, card: Mapping[str, Any], mean_bytes: f
         overlength=str(score.attributes.get("overlength", "")),
         bits_per_byte=geometry.bits_per_byte(mean_loglik, mean_bytes),
         mean_loglik=mean_loglik,
-        tokens=int(score.n_scored.sum()),
-        truncated=int(score.truncated.sum()),
+        # Nobody says of a score that was imported how many tokens it is made of.
+        tokens=int(score.n_scored.sum()) or None,
+        truncated=int(score.truncated.sum()) if score.n_scored.any() else None,
         noise_nats=_noise(entry.path, score),
         commit=score.commit,
     )
@@ -372,8 +373,8 @@ def _model(row: dict[str, str]) -> Model:
         "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
         "bits_per_byte": float(text["bits_per_byte"]),
         "mean_loglik": float(text["mean_loglik"]),
-        "tokens": int(text["tokens"]),
-        "truncated": int(text["truncated"]),
+        "tokens": int(text["tokens"]) if text["tokens"] else None,
+        "truncated": int(text["truncated"]) if text["truncated"] else None,
         "base_model": tuple(name for name in text["base_model"].split(",") if name),
     }
     return Model(**{**text, **numbers})
