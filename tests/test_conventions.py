@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klmap import configfile, conventions, store_score
+from klmap import collect, configfile, conventions, store_score
 from klmap.conventions import Difference, Scored
 from klmap.errors import ConfigError, InputError
 from tests.mapfiles import Folder
@@ -178,3 +178,14 @@ def test_a_difference_is_told_before_anything_is_scored(
         configfile.load(path)
     assert "config.yaml: published.lab: would be compared" in str(error.value)
     assert words in str(error.value)
+
+
+def test_the_tokens_of_an_imported_score_are_unknown(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "results" / "t")
+    made = folder.add("theirs", attributes={"imported": "lab", "card": "{}"})
+    none = np.zeros(len(folder.lengths), np.int32)
+    folder.write(made, n_tokens=none, n_scored=none)
+    (model,) = folder.collect().models
+    assert (model.tokens, model.truncated) == (None, None)
+    collect.write_models(tmp_path / "models.tsv", [model])
+    assert collect.read_models(tmp_path / "models.tsv")[0].tokens is None
