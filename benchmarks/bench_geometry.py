@@ -19,13 +19,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from klmap import geometry, layout, neighbors, tree
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.store import Matrix
 
 BYTES = 972.3188
 
 
-def log_likelihoods(models: int, texts: int) -> geometry.Floats:
+def log_likelihoods(models: int, texts: int) -> Floats:
     """(K, N) nats: median KL of about 2 bits/byte, as between published models."""
     rng = np.random.default_rng(0)
     unit = np.sqrt(2 * BYTES * np.log(2))
@@ -37,7 +38,7 @@ def log_likelihoods(models: int, texts: int) -> geometry.Floats:
     return loglik
 
 
-def collected(loglik: geometry.Floats) -> Matrix:
+def collected(loglik: Floats) -> Matrix:
     """What the rule ``matrix`` computes."""
     threshold = geometry.clip_threshold(loglik)
     return Matrix(

@@ -24,8 +24,8 @@ from scale_data import Universe
 from threadpoolctl import threadpool_limits
 
 from klmap import alignment, embedding, geometry, layout, placement, quality
+from klmap.arrays import Floats
 from klmap.embedding import Settings
-from klmap.geometry import Floats
 from klmap.placement import Cloud, Layout
 
 TEXTS_SHA256 = "0" * 64

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from klmap import files, index, store_score
-from klmap.geometry import Floats
+from klmap.arrays import Floats
 
 DIRECTIONS = 40
 OWN = 0.3

@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from klmap import store
-from klmap.geometry import Floats32
+from klmap.arrays import Floats32
 
 
 def neighbors(q: Floats32) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from klmap import collect, files, index, store, store_score
+from klmap import collect, files, geometry, index, store, store_score
+from klmap.arrays import Floats
 from klmap.collect import Model
-from klmap.geometry import Floats
 
 DOMAINS = ("code", "prose", "legal")
 
@@ -34,6 +34,27 @@ class Made:
     @property
     def fingerprint(self) -> str:
         return hashlib.sha256(self.model.encode()).hexdigest()[:12]
+
+
+@dataclass
+class InMemory:
+    """A matrix with the face of an open file."""
+
+    values: Floats
+    domain: list[str]
+    clip_threshold: float = -900.0
+    mean_bytes: float = 700.0
+
+    @property
+    def model(self) -> list[str]:
+        return [f"m{row}" for row in range(len(self.values))]
+
+    def loglik(self, begin: int, end: int) -> Floats:
+        return self.values[begin:end]
+
+    @property
+    def centred(self) -> Floats:
+        return geometry.double_centre(self.values, self.clip_threshold)
 
 
 class Folder:

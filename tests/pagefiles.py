@@ -18,6 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from klmap import explorer_data, files, geometry, layout, neighbors, store
 from klmap.alignment import Movement
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.quality import Quality
 
@@ -56,7 +57,7 @@ class MapFiles:
 
     folder: Path
     models: list[Model]
-    loglik: geometry.Floats
+    loglik: Floats
     domain: list[str]
     threshold: float
     texts_name: str = "demo"

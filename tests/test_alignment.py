@@ -7,7 +7,8 @@ import pytest
 from sklearn.manifold import trustworthiness
 
 from klmap import alignment, quality
-from klmap.geometry import Floats, principal_components
+from klmap.arrays import Floats
+from klmap.geometry import principal_components
 from klmap.quality import Quality
 from klmap.store import Distances
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from klmap import bootstrap, geometry, layout, store, tree
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.layout import Report
@@ -18,7 +19,7 @@ BYTES = 700.0
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def matrix_of(loglik: geometry.Floats, threshold: float = -1e9) -> Matrix:
+def matrix_of(loglik: Floats, threshold: float = -1e9) -> Matrix:
     return Matrix(
         loglik,
         geometry.double_centre(loglik, threshold).astype(np.float32),
@@ -32,7 +33,7 @@ def matrix_of(loglik: geometry.Floats, threshold: float = -1e9) -> Matrix:
     )
 
 
-def random_loglik(models: int, texts: int, seed: int = 0) -> geometry.Floats:
+def random_loglik(models: int, texts: int, seed: int = 0) -> Floats:
     rng = np.random.default_rng(seed)
     return np.asarray(-560 + rng.normal(0, 30, (models, texts)) * rng.uniform(0.2, 3, texts))
 
@@ -177,7 +178,7 @@ def of_groups(models: int, texts: int, seed: int = 0) -> Matrix:
     return matrix_of(-600 + 25 * where @ rng.normal(size=(4, texts)) + own)
 
 
-def sizes(matrix: Matrix, method: str, count: int) -> geometry.Floats:
+def sizes(matrix: Matrix, method: str, count: int) -> Floats:
     """(K,) half axes of the ellipses, as shares of the map's width."""
     places = mapped(matrix, method)
     found = bootstrap.ellipses(matrix, places, report_of(method), count, seed=3)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from klmap import blocks, centring, geometry, store
+from klmap.arrays import Floats
 from klmap.centring import LowQuantile
 
 
-def parts(values: geometry.Floats, rng: np.random.Generator) -> list[geometry.Floats]:
+def parts(values: Floats, rng: np.random.Generator) -> list[Floats]:
     """The values in a random order, cut at random places; some parts may be empty."""
     cuts = np.sort(rng.integers(0, len(values) + 1, rng.integers(0, 6)))
     return np.split(rng.permutation(values), cuts)

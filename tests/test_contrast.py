@@ -6,7 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from klmap import collect, contrast, figure_contrast, files, geometry, groups, split, store
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.contrast import Contrast
 from klmap.errors import InputError
-from klmap.geometry import Floats
 from klmap.groups import Groups
 from klmap.texts import Text
-from tests.mapfiles import Folder
+from tests.mapfiles import Folder, InMemory
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "contrast.py"
 BYTES = 700.0
 LABELS = ["code"] * 5 + ["prose"] * 9 + ["code"] * 4 + ["legal"] * 3 + ["rare"]
-
-
-@dataclass
-class InMemory:
-    """A matrix with the face of an open file."""
-
-    values: Floats
-    domain: list[str]
-    clip_threshold: float = -900.0
-    mean_bytes: float = BYTES
-
-    @property
-    def model(self) -> list[str]:
-        return [f"m{row}" for row in range(len(self.values))]
-
-    def loglik(self, begin: int, end: int) -> Floats:
-        return self.values[begin:end]
-
-    @property
-    def centred(self) -> Floats:
-        return geometry.double_centre(self.values, self.clip_threshold)
 
 
 @pytest.fixture
@@ -257,12 +236,6 @@ def test_what_cannot_be_compared_is_explained(
 def test_broken_comparisons_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--comparisons"):
         groups.find(text, MODELS)
-
-
-def test_an_excerpt_is_one_line_of_what_can_be_seen() -> None:
-    assert contrast.excerpt("a\n\tb\x1b[31m\u202ec") == r"a\n\tb\x1b[31m\u202ec"
-    assert contrast.excerpt("é" * 200) == "é" * 120 + "…"
-    assert contrast.excerpt("x" * 120) == "x" * 120
 
 
 def tables(folder: Path, found: list[Contrast], most: int = 3) -> dict[str, list[dict[str, str]]]:

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from klmap import collect, domain_maps, figure_domains, geometry, layout, store, style
+from klmap.arrays import Floats
 from klmap.domain_maps import DomainMap
 from klmap.errors import InputError
 from klmap.layout import Place, Report
@@ -61,7 +62,7 @@ def maps(made: MapFiles) -> list[DomainMap]:
     return maps_of(made.path("matrix.h5"), places, report())
 
 
-def kl_of(matrix: store.Matrix, texts: list[int]) -> geometry.Floats:
+def kl_of(matrix: store.Matrix, texts: list[int]) -> Floats:
     """All pairs as if these were all texts there are."""
     q = geometry.double_centre(matrix.loglik[:, texts], matrix.clip_threshold)
     return geometry.pairwise_kl(q, float(matrix.n_bytes[texts].mean()))[0]

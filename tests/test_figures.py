@@ -11,6 +11,7 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.image import imread
 
 from klmap import charts, figures, geometry, labels, lineage, style, tree
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.scene import Scene
@@ -343,7 +344,7 @@ def test_short_names_stay_different() -> None:
     assert lineage.short_names(rows) == ["a--x", "b--x", "y@step1", "plain"]
 
 
-def _boxes(placed: list[labels.Placement | None], sizes: geometry.Floats) -> list[np.ndarray]:
+def _boxes(placed: list[labels.Placement | None], sizes: Floats) -> list[np.ndarray]:
     return [
         np.concatenate([np.subtract(p.center, size / 2), np.add(p.center, size / 2)])
         for p, size in zip(placed, sizes, strict=True)

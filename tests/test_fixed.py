@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from klmap import embedding, fixed, layout, placement
+from klmap.arrays import Floats
 from klmap.embedding import Metric, Settings
-from klmap.geometry import Floats
 from klmap.placement import Cloud, Layout
 from tests.test_placement import cloud_of, faithful, families, kept
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from klmap import geometry
+from klmap.arrays import Floats
 
 BYTES = 972.3188
 
 
-def vectors(models: int = 7, texts: int = 300, seed: int = 1) -> geometry.Floats:
+def vectors(models: int = 7, texts: int = 300, seed: int = 1) -> Floats:
     rng = np.random.default_rng(seed)
     lengths = rng.uniform(250, 1024, texts)
     return -0.7 * lengths + rng.normal(0, 60, (models, texts)) * rng.uniform(0.3, 2, texts)
 
 
-def coordinates(loglik: geometry.Floats) -> geometry.Floats:
+def coordinates(loglik: Floats) -> Floats:
     return geometry.double_centre(loglik, -np.inf)
 
 

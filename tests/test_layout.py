@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from klmap import embedding, geometry, layout
+from klmap.arrays import Floats
 from klmap.collect import Collection
 from klmap.embedding import Settings
 from klmap.errors import InputError
@@ -22,7 +23,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
     return zoo(tmp_path_factory.mktemp("layout") / "demo").collect()
 
 
-def plane(places: list[Place]) -> geometry.Floats:
+def plane(places: list[Place]) -> Floats:
     return np.array([(place.x, place.y) for place in places])
 
 
@@ -82,7 +83,7 @@ def test_rows_enter_the_method_by_creation_date_and_name(
 ) -> None:
     seen = []
 
-    def spy(points: geometry.Floats, _: Settings) -> geometry.Floats:
+    def spy(points: Floats, _: Settings) -> Floats:
         seen.append(points)
         return points[:, :2]
 

@@ -10,13 +10,14 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from klmap import blocks, components, geometry, nearest, neighbors, store
+from klmap.arrays import Floats, Floats32
 from klmap.components import Components
 
 BYTES = 972.3188
 UNIT = np.sqrt(2 * BYTES * np.log(2))
 
 
-def made(models: int, texts: int, rank: int = 12, own: float = 0.2) -> geometry.Floats:
+def made(models: int, texts: int, rank: int = 12, own: float = 0.2) -> Floats:
     """Log-likelihoods of families along shared directions, with noise of each model's own; nats."""
     rng = np.random.default_rng(models)
     families = rng.normal(size=(models // 15 + 1, rank))
@@ -26,15 +27,15 @@ def made(models: int, texts: int, rank: int = 12, own: float = 0.2) -> geometry.
     return shared + rng.normal(0, own * UNIT, (models, texts)) - rng.uniform(200, 700, texts)
 
 
-def coordinates(loglik: geometry.Floats) -> geometry.Floats:
+def coordinates(loglik: Floats) -> Floats:
     return geometry.double_centre(loglik, -np.inf)
 
 
-def principal(q: geometry.Floats | geometry.Floats32, rank: int = 128) -> Components:
+def principal(q: Floats | Floats32, rank: int = 128) -> Components:
     return components.principal(lambda begin, end: q[begin:end], *q.shape, BYTES, rank)
 
 
-def by_svd(q: geometry.Floats) -> tuple[geometry.Floats, geometry.Floats]:
+def by_svd(q: Floats) -> tuple[Floats, Floats]:
     left, values, _ = np.linalg.svd(geometry.features(q, BYTES), full_matrices=False)
     return left * values, values**2 / len(q)
 

@@ -24,9 +24,10 @@ from klmap import (
     quality,
     store,
 )
+from klmap.arrays import Floats
 from klmap.embedding import Settings
 from klmap.errors import InputError
-from klmap.geometry import Floats, principal_components
+from klmap.geometry import principal_components
 from klmap.placement import Cloud, Layout, Previous
 from tests.mapfiles import Folder, zoo
 

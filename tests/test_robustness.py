@@ -26,9 +26,9 @@ from klmap import (
     subsets,
     text_sets,
 )
+from klmap.arrays import Floats
 from klmap.concordance import Agreement
 from klmap.errors import InputError
-from klmap.geometry import Floats
 from klmap.robustness import Robustness
 from klmap.store import Matrix
 from klmap.subsets import Coordinates

@@ -1,32 +1,13 @@
 """The part of each domain in a KL, against sums that are written out."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from klmap import split
-from klmap.geometry import Floats
+from tests.mapfiles import InMemory
 
 BYTES = 700.0
 LABELS = ["code"] * 5 + ["prose"] * 9 + ["code"] * 4 + ["legal"] * 3
-
-
-@dataclass
-class InMemory:
-    """A matrix with the face of an open file."""
-
-    values: Floats
-    domain: list[str]
-    clip_threshold: float = -900.0
-    mean_bytes: float = BYTES
-
-    @property
-    def model(self) -> list[str]:
-        return [f"m{row}" for row in range(len(self.values))]
-
-    def loglik(self, begin: int, end: int) -> Floats:
-        return self.values[begin:end]
 
 
 @pytest.fixture
@@ -117,3 +98,14 @@ def test_the_largest_domains_come_first_and_many_are_joined():
     few = split.domains_of(["a"] * 9 + ["b"] * 2 + ["c"] * 3 + ["d"] * 8, least=5)
     assert few.names == ("a", "d", "2 smaller domains")
     assert few.sizes == (9, 8, 5)
+
+
+def test_joined_domains_have_a_name_of_their_own_and_one_alone_keeps_its_own() -> None:
+    labels = ["a"] * 30 + ["b"] * 25 + ["c"] * 4 + ["d"] * 3
+    several = split.domains_of(labels, least=20)
+    assert (several.names, several.sizes) == (("a", "b", "2 smaller domains"), (30, 25, 7))
+    assert several.joined == 2
+    alone = split.domains_of(labels[:-3], least=20)
+    assert (alone.names, alone.sizes, alone.joined) == (("a", "b", "c"), (30, 25, 4), 0)
+    few = split.domains_of(labels, most=3)
+    assert (few.names, few.joined) == (("a", "b", "2 smaller domains"), 2)

@@ -387,3 +387,9 @@ def test_a_broken_set_is_named_with_file_and_line(
 def test_a_missing_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"texts\.jsonl: no such file"):
         texts.read_texts(tmp_path / "texts.jsonl")
+
+
+def test_an_excerpt_is_one_line_of_what_can_be_seen() -> None:
+    assert texts.excerpt("a\n\tb\x1b[31m\u202ec") == r"a\n\tb\x1b[31m\u202ec"
+    assert texts.excerpt("é" * 200) == "é" * 120 + "…"
+    assert texts.excerpt("x" * 120) == "x" * 120

@@ -8,6 +8,7 @@ from scipy.cluster.hierarchy import average, cophenet, leaves_list
 from scipy.spatial.distance import squareform
 
 from klmap import geometry, tree
+from klmap.arrays import Floats
 from klmap.errors import InputError
 from klmap.store import Distances
 
@@ -28,7 +29,7 @@ def distances(names: list[str], seed: int = 0, dense: bool = True) -> Distances:
     )
 
 
-def cophenetic(root: tree.Node) -> tuple[list[str], geometry.Floats]:
+def cophenetic(root: tree.Node) -> tuple[list[str], Floats]:
     """The mean KL at which each pair of models is joined, in bits per byte.
 
     Returns:

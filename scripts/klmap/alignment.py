@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from klmap.geometry import Floats
+from klmap.arrays import Floats
 
 Rows = npt.NDArray[np.intp]
 

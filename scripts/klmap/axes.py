@@ -18,19 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import pearsonr, spearmanr
 
-from klmap import code_lengths, components, geometry
+from klmap import code_lengths, components, correlation, geometry
+from klmap.arrays import Floats, Floats32
 from klmap.benchmarks import Benchmarks
 from klmap.blocks import ranges
 from klmap.collect import Model
-from klmap.contrast import excerpt
 from klmap.files import write_tsv
-from klmap.geometry import Floats, Floats32
 from klmap.log import logger
 from klmap.split import Domains
 from klmap.store import MatrixFile
-from klmap.texts import Text
+from klmap.texts import Text, excerpt
 
 EXACT_MODELS = 5000
 """Above this many models the components are those of :mod:`klmap.components`, 128 at most."""
@@ -217,9 +215,8 @@ def correlate(
         both = np.isfinite(left) & np.isfinite(right)
         counts[place] = both.sum()
         left, right = left[both], right[both]
-        if len(left) >= FEWEST and np.ptp(left) > 0 and np.ptp(right) > 0:
-            pearson[place] = pearsonr(left, right).statistic
-            spearman[place] = spearmanr(left, right).statistic
+        if len(left) >= FEWEST:
+            pearson[place], spearman[place] = correlation.both(left, right)
     return Correlations(features, list(benchmarks.tasks), counts, pearson, spearman)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import read_tsv
-from klmap.geometry import Floats
 from klmap.log import logger
 
 MEAN_TASKS = ("6-TaskMean", "mean")

@@ -28,10 +28,10 @@ from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
 from klmap import geometry, layout
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
-from klmap.geometry import Floats
 from klmap.layout import Place, Report
 from klmap.log import Progress
 from klmap.store import Matrix

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from klmap.arrays import Floats
 from klmap.blocks import ranges
-from klmap.geometry import Floats
 from klmap.log import Progress
 from klmap.store import MatrixWriter
 

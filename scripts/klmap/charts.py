@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import ListedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
+from matplotlib.legend_handler import HandlerBase
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klmap import geometry, lineage, style
+from klmap.arrays import Bools, Floats
 from klmap.collect import Model
 from klmap.errors import InputError
-from klmap.geometry import Bools, Floats
 from klmap.store import Distances
 from klmap.tree import Node
 
@@ -92,13 +95,10 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
         message(axes, SINGLE)
         return figure
     tall = min(2.6, side * 0.55) / height
-    bar_axes = figure.add_axes((left, top - tall, 0.16 / width, tall))
-    bar = figure.colorbar(image, cax=bar_axes, extend=extend)
-    bar.outline.set_visible(False)
-    style.decade_axis(bar.ax.yaxis)
-    bar.ax.tick_params(labelsize=8, length=2, which="both")
     beyond = "\n(grey: above 8, beyond its range)" if extend == "max" else ""
-    bar.set_label(f"KL, bits/byte{beyond}", size=8)
+    place = (left, top - tall, 0.16 / width, tall)
+    bar = color_bar(figure, image, place, f"KL, bits/byte{beyond}", extend=extend)
+    style.decade_axis(bar.ax.yaxis)
     lower = top - tall - 0.3 / height
     if below.any():
         _noise_legend(figure, int(below.sum()) // 2, left, lower)
@@ -123,6 +123,12 @@ def message(axes: Axes, text: str) -> None:
         0.5, 0.5, text, ha="center", va="center", color=style.MUTED, size=10,
         transform=axes.transAxes,
     )  # fmt: skip
+
+
+def nothing(axes: Axes, text: str) -> None:
+    """The same where there are no axes either."""
+    axes.set_axis_off()
+    message(axes, text)
 
 
 def strip(axes: Axes, each: Sequence[style.Category], vertical: bool) -> None:
@@ -158,8 +164,7 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
     )
     axes = style.add_axes(figure, 0.85, 0.95, 2.6, 0.95)
     if not found:
-        axes.set_axis_off()
-        message(axes, "No two revisions of one model are on this map.")
+        nothing(axes, "No two revisions of one model are on this map.")
         return figure
     colors, _ = style.categories([run.id for run in found])
     for run, category in zip(found, colors, strict=True):
@@ -177,9 +182,7 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("training step")
     axes.set_ylabel("KL to the last checkpoint, bits/byte")
-    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    style.graph(axes)
     label = f"{len(found)} runs, the rest in grey" if len(found) > style.MOST_COLORS else "runs"
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.02, 1.01), fontsize=8.5, title=label, title_fontsize=8,
@@ -274,13 +277,79 @@ def _noise_legend(figure: Figure, pairs: int, left: float, top: float) -> None:
     )
 
 
+def color_bar(
+    figure: Figure,
+    scale: ScalarMappable,
+    place: tuple[float, float, float, float],
+    label: str,
+    *,
+    across: bool = False,
+    extend: str = "neither",
+) -> Colorbar:
+    """What the colours of a scale mean.
+
+    Args:
+        figure: where it is drawn.
+        scale: the colours.
+        place: left, bottom, width and height, in shares of the figure.
+        label: what is coloured, and its unit.
+        across: whether it lies on its side.
+        extend: at which ends there are colours beyond the scale, as matplotlib names them.
+    """
+    bar = figure.colorbar(
+        scale, cax=figure.add_axes(place), extend=extend,
+        orientation="horizontal" if across else "vertical",
+    )  # fmt: skip
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7.5, length=2, which="both")
+    bar.set_label(label, size=8)
+    return bar
+
+
+def colored(
+    figure: Figure,
+    coloring: style.Coloring,
+    left: float,
+    top: float,
+    tall: float,
+    more: Sequence[Artist] = (),
+    drawn_by: Mapping[type, HandlerBase] | None = None,
+) -> None:
+    """The legend of a colouring of models: a bar, where it is a scale, and the families.
+
+    Args:
+        figure: where it is drawn.
+        coloring: of the models.
+        left: its left edge, in shares of the figure.
+        top: its upper edge.
+        tall: height of the bar, inches.
+        more: entries behind those of the families.
+        drawn_by: how entries are drawn that matplotlib draws in another way.
+    """
+    if coloring.bar is not None:
+        width, height = figure.get_size_inches()
+        place = (left + 0.01, top - tall / height, 0.15 / width, tall / height)
+        bar = color_bar(figure, coloring.bar, place, coloring.label)
+        if coloring.ticks is not None:
+            coloring.ticks(bar.ax.yaxis)
+        top -= (tall + 0.35) / height
+    entries = [*style.handles(coloring.legend, coloring.bar is not None), *more]
+    title = "family" if coloring.bar is not None else coloring.label
+    titled(figure, entries, title, left, top + 0.008, drawn_by)
+
+
 def families(figure: Figure, legend: Sequence[style.Category], left: float, top: float) -> Legend:
     """The legend of families, its upper left corner in shares of the figure."""
     return titled(figure, style.handles(legend), "family", left, top)
 
 
 def titled(
-    figure: Figure, handles: Sequence[Line2D], title: str, left: float, top: float
+    figure: Figure,
+    handles: Sequence[Artist],
+    title: str,
+    left: float,
+    top: float,
+    drawn_by: Mapping[type, HandlerBase] | None = None,
 ) -> Legend:
     """A legend under its title, the upper left corner in shares of the figure."""
     drawn = figure.legend(
@@ -293,6 +362,7 @@ def titled(
         borderaxespad=0,
         title=title,
         alignment="left",
+        handler_map=drawn_by,
     )
     drawn.get_title().set_fontweight("bold")
     return drawn

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from klmap.arrays import Floats
 from klmap.blocks import ranges
-from klmap.geometry import Floats
 from klmap.split import Domains, Rows, domains_of
 
 LEAST_TEXTS = 20

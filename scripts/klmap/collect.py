@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from klmap import conventions, geometry
+from klmap.arrays import Floats
 from klmap.blocks import ranges
 from klmap.centring import LowQuantile, write_coordinates
 from klmap.errors import InputError, PermanentFailure
@@ -206,7 +207,7 @@ class _Join:
         self.other: list[Path] = []
         self.unequal: list[tuple[Path, int]] = []
 
-    def blocks(self, entries: Sequence[Entry]) -> Iterator[tuple[int, geometry.Floats]]:
+    def blocks(self, entries: Sequence[Entry]) -> Iterator[tuple[int, Floats]]:
         """Log-likelihoods, nats, of the models that did not fail: first row and rows of a block."""
         progress = Progress(len(entries), "scores")
         for begin, end in ranges(len(entries), 8 * self.texts):
@@ -216,7 +217,7 @@ class _Join:
                 yield len(self.models) - len(rows), np.stack(rows)
         progress.close()
 
-    def _row(self, entry: Entry) -> geometry.Floats | None:
+    def _row(self, entry: Entry) -> Floats | None:
         score = read_score(entry.path, only=_ATTRIBUTES)
         self.read += 1
         _check_identity(entry, score)

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap import geometry
+from klmap.arrays import Floats, Floats32
 from klmap.blocks import in_order, ranges
-from klmap.geometry import Floats, Floats32
 
 RANK = 128
 """How many components are kept: enough that most neighbours are told by them alone."""

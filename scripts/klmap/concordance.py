@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
-from klmap.geometry import Floats, principal_components
-
-Indices = npt.NDArray[np.intp]
+from klmap.arrays import Floats, Rows
+from klmap.correlation import product, ranks, standard
+from klmap.geometry import principal_components
 
 NEIGHBORS = 10
 """How many nearest models are compared, where there are more than twenty."""
@@ -85,8 +84,7 @@ def side(kl: Floats) -> Side:
         np.fill_diagonal(others, np.inf)
         found = np.argpartition(others, k - 1, axis=1)[:, :k]
         np.put_along_axis(nearest, found, True, axis=1)
-    ranks = np.asarray(rankdata(pairs), np.float64)
-    return Side(pairs, _standard(pairs), _standard(ranks), nearest, k)
+    return Side(pairs, standard(pairs), ranks(pairs), nearest, k)
 
 
 def agreement(first: Side, second: Side) -> Agreement:
@@ -98,8 +96,8 @@ def agreement(first: Side, second: Side) -> Agreement:
         rms = float(np.linalg.norm(difference) / np.linalg.norm(mean))
         median = float(np.median(difference[apart] / mean[apart]))
     return Agreement(
-        pearson=correlation(first.linear, second.linear),
-        spearman=correlation(first.ranks, second.ranks),
+        pearson=product(first.linear, second.linear),
+        spearman=product(first.ranks, second.ranks),
         rms=rms,
         median=median,
         neighbors=kept(first, second),
@@ -111,19 +109,6 @@ def kept(first: Side, second: Side) -> float:
     if not first.neighbors:
         return math.nan
     return float((first.nearest & second.nearest).sum() / first.nearest.sum())
-
-
-def correlation(first: Floats, second: Floats) -> float:
-    """Of two arrays of mean 0 and norm 1, or zeros; NaN where one of them is that."""
-    return float(first @ second) if first.any() and second.any() else math.nan
-
-
-def _standard(values: Floats) -> Floats:
-    """The values with mean 0 and norm 1; zeros where they differ by no more than rounding."""
-    if not values.size or np.ptp(values) <= 1e-12 * np.abs(values).max():
-        return np.zeros(len(values))
-    centred = values - values.mean()
-    return np.asarray(centred / np.linalg.norm(centred), np.float64)
 
 
 @dataclass(frozen=True)
@@ -151,12 +136,12 @@ def mantel(first: Floats, second: Floats, seed: int, permutations: int = PERMUTA
     models = len(first)
     upper = np.triu_indices(models, 1)
     fixed = np.zeros((models, models))
-    fixed[upper] = _standard(first[upper])
+    fixed[upper] = standard(first[upper])
     moved = np.zeros((models, models))
-    moved[upper] = _standard(second[upper])
+    moved[upper] = standard(second[upper])
     moved += moved.T
 
-    def statistic(order: Indices) -> float:
+    def statistic(order: Rows) -> float:
         return float(np.vdot(fixed, moved[np.ix_(order, order)]))
 
     known = fixed.any() and moved.any()
@@ -182,7 +167,7 @@ def procrustes(first: Floats, second: Floats, seed: int, permutations: int = PER
     value = _overlap(one, other)
     left, right = _unit(one[:, :TESTED]), _unit(other[:, :TESTED])
 
-    def statistic(order: Indices) -> float:
+    def statistic(order: Rows) -> float:
         return _overlap(left, right[order])
 
     return Test(value, _permuted(statistic, len(one), seed, permutations).p)
@@ -199,7 +184,7 @@ def _overlap(first: Floats, second: Floats) -> float:
 
 
 def _permuted(
-    statistic: Callable[[Indices], float], models: int, seed: int, permutations: int
+    statistic: Callable[[Rows], float], models: int, seed: int, permutations: int
 ) -> Test:
     rng = np.random.default_rng(seed)
     value = statistic(np.arange(models))

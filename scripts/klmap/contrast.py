@@ -16,16 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from klmap.arrays import Floats
 from klmap.blocks import ranges
 from klmap.files import write_tsv
-from klmap.geometry import BEYOND, Floats, nats_per_unit
+from klmap.geometry import BEYOND, nats_per_unit
 from klmap.groups import Groups
 from klmap.log import logger
 from klmap.split import Domains, Rows
-from klmap.texts import Text
-
-EXCERPT = 120
-"""Characters of a text that a table shows."""
+from klmap.texts import Text, excerpt
 
 COMPARISON_COLUMNS = (
     "comparison", "first", "second", "pairs", "kl", "se", "beyond", "between", "texts_for_half",
@@ -223,13 +221,6 @@ def by_domain(contrast: Contrast, domains: Domains) -> list[Part]:
             )
         )
     return sorted(found, key=lambda item: (-item.kl, item.domain))
-
-
-def excerpt(text: str, most: int = EXCERPT) -> str:
-    """The beginning of a text on one line; what cannot be seen is escaped as in Python."""
-    shown = text[:most]
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-    return line + ("…" if len(text) > most else "")
 
 
 def write_comparisons(path: Path, contrasts: Sequence[Contrast]) -> None:

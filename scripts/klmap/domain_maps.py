@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from klmap import geometry, layout, split
+from klmap.arrays import Floats
 from klmap.collect import Model
+from klmap.correlation import product, ranks
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
-from klmap.geometry import Floats
 from klmap.log import logger
 from klmap.store import MatrixFile
 
@@ -72,10 +72,10 @@ def make(
     start = layout.plane_of(places)
     found = []
     with threadpool_limits(1):
-        overall = _ranks(_all_texts(matrix, domains))
+        overall = _of_pairs(_all_texts(matrix, domains))
         for number, points in _each(matrix, domains):
             name, texts = domains.names[number], domains.sizes[number]
-            correlation = _correlation(overall, _ranks(_squares(points)))
+            correlation = product(overall, _of_pairs(_squares(points)))
             reduced = geometry.principal_components(points)
             plane = layout.continued(reduced, start, report, seed)
             found.append(DomainMap(name, texts, correlation, plane))
@@ -87,15 +87,13 @@ def make(
 
 def _tell(domains: split.Domains, labels: Sequence[str]) -> None:
     """Say which domains have no map of their own."""
+    texts = domains.sizes[-1]
+    out = texts < LEAST_TEXTS and len(domains.names) > 1
     if domains.joined:
-        rest = sorted(set(labels) - set(domains.names))
-        texts = domains.sizes[-1]
-        logger.info(
-            "%s: %s; %s",
-            "joined" if texts >= LEAST_TEXTS or len(domains.names) == 1 else "left out",
-            ", ".join(rest),
-            f"{texts} texts together",
-        )
+        rest = ", ".join(sorted(set(labels) - set(domains.names)))
+        logger.info("%s: %s; %d texts together", "left out" if out else "joined", rest, texts)
+    elif out:
+        logger.info("left out: %s; %d texts", domains.names[-1], texts)
 
 
 def _all_texts(matrix: split.Rows, domains: split.Domains) -> Floats:
@@ -132,18 +130,9 @@ def _squares(points: Floats) -> Floats:
     return np.asarray(squares, np.float64)
 
 
-def _ranks(squares: Floats) -> Floats:
-    """Ranks of all pairs, ties sharing their mean, with mean 0 and norm 1; zeros if all tie."""
-    ranks = np.asarray(rankdata(squares[np.triu_indices(len(squares), 1)]), np.float64)
-    if ranks.size:
-        ranks -= ranks.mean()
-    norm = float(np.linalg.norm(ranks))
-    return ranks / norm if norm > 0 else ranks
-
-
-def _correlation(first: Floats, second: Floats) -> float:
-    """Of two rankings from :func:`_ranks`; NaN where one of them ranks nothing."""
-    return float(first @ second) if first.any() and second.any() else math.nan
+def _of_pairs(squares: Floats) -> Floats:
+    """Ranks of all pairs of models, to be correlated."""
+    return ranks(squares[np.triu_indices(len(squares), 1)])
 
 
 def write_domains(path: Path, models: Sequence[Model], maps: Sequence[DomainMap]) -> None:

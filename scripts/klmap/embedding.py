@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from klmap.geometry import Floats, Floats32
+from klmap.arrays import Floats, Floats32
 from klmap.log import Progress
 
 Method = Literal["tsne", "opentsne", "umap", "pca"]

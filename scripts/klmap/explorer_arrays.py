@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap import split
-from klmap.geometry import Floats, Floats32
+from klmap.arrays import Floats, Floats32
 
 Array = npt.NDArray[Any]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from klmap.arrays import Floats
 from klmap.benchmarks import Benchmarks
 from klmap.explorer_arrays import packed
 from klmap.files import read_tsv
-from klmap.geometry import Floats
 from klmap.prediction_files import Predicted
 
 FEW_LEVELS = 12

@@ -47,11 +47,12 @@ from klmap import (
     split,
     store,
 )
+from klmap.arrays import Ints
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.explorer_arrays import packed
 from klmap.files import read_json
-from klmap.geometry import BEYOND, Ints
+from klmap.geometry import BEYOND
 from klmap.log import logger
 from klmap.neighbors import Neighbor
 

@@ -16,12 +16,11 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from klmap import axes, charts, style
+from klmap.arrays import Floats
 from klmap.axes import Axes, Correlations
 from klmap.collect import Model
-from klmap.contrast import excerpt
-from klmap.geometry import Floats
 from klmap.split import Domains
-from klmap.texts import Text
+from klmap.texts import Text, excerpt
 
 MARKS = (0.9, 0.95)
 """Shares of the variance that are marked, those of the published map."""
@@ -60,11 +59,7 @@ class Described:
     @property
     def subject(self) -> str:
         """How many models on which texts."""
-        count = len(self.models)
-        return (
-            f"{count:,} model{'s' if count != 1 else ''} · {len(self.texts):,} texts of "
-            f"“{self.name}”"
-        )
+        return style.subject(len(self.models), len(self.texts), self.name)
 
 
 def draw_variance(found: Described) -> Figure:
@@ -136,8 +131,7 @@ def draw_axes(found: Described) -> Figure:
         panel = style.add_axes(figure, left, 2.6, width - left - side, 1.2)
         first = 2 * number
         if found.axes.points.shape[1] <= first:
-            panel.set_axis_off()
-            charts.message(panel, _NOTHING if not number else "There are no more axes.")
+            charts.nothing(panel, _NOTHING if not number else "There are no more axes.")
             continue
         _plane(panel, found, first, each, legend)
         _ends(figure, found, first, left / width, 1.86 / height)
@@ -238,8 +232,7 @@ def draw_correlations(found: Described, correlations: Correlations) -> Figure:
     if not columns:
         figure = style.new_figure(8.4, 3.6, "Correlation with benchmark scores", found.subject)
         panel = style.add_axes(figure, 0.4, 0.3, 0.4, 1.0)
-        panel.set_axis_off()
-        charts.message(
+        charts.nothing(
             panel, "There are no benchmark scores.\nName tables of scores in config.yaml."
         )
         return figure
@@ -286,16 +279,9 @@ def draw_correlations(found: Described, correlations: Correlations) -> Figure:
     for spine in panel.spines.values():
         spine.set_visible(False)
     long = min(2.2, height - top - bottom)
-    bar = figure.colorbar(
-        mpl.cm.ScalarMappable(norm, colors),
-        cax=figure.add_axes(
-            ((left + cell * columns + 0.35) / width, 1 - (top + long) / height, 0.14 / width,
-             long / height)
-        ),
-    )  # fmt: skip
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7.5, length=2)
-    bar.set_label("Pearson correlation", size=8)
+    side = (left + cell * columns + 0.35) / width
+    at = (side, 1 - (top + long) / height, 0.14 / width, long / height)
+    charts.color_bar(figure, mpl.cm.ScalarMappable(norm, colors), at, "Pearson correlation")
     return figure
 
 
@@ -313,8 +299,5 @@ def _in_words(feature: str) -> str:
 
 
 def _open(panel: Panel) -> None:
-    panel.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
-    panel.set_axisbelow(True)
+    style.graph(panel)
     panel.tick_params(labelsize=8, length=2, which="both")
-    for side in ("top", "right"):
-        panel.spines[side].set_visible(False)

@@ -143,10 +143,7 @@ def _panel(axes: Axes, item: Contrast, parts: Sequence[Part], left: float) -> No
     axes.tick_params(axis="y", length=0, labelcolor=style.INK)
     axes.tick_params(axis="x", labelsize=7.5, length=2)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.grid(axis="x", color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    style.graph(axes, "x", left=False)
     _title(axes, item, left)
     if not item.kl > 0:
         charts.message(axes, "No distance: the log-likelihoods are equal.")

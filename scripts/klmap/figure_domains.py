@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from klmap import lineage, style
+from klmap import charts, lineage, style
+from klmap.arrays import Floats
 from klmap.domain_maps import LEAST_TEXTS, DomainMap
-from klmap.geometry import Floats
 from klmap.scene import Scene
 
 MOST_TRACES = 150
@@ -69,7 +69,8 @@ def draw(scene: Scene, maps: Sequence[DomainMap]) -> Figure:
         axes.set_ylim(low[1], low[1] + reach[1])
         _panel(axes, scene, coloring, points, wide)
         _title(axes, name, about, wide)
-    _legend(figure, coloring, height)
+    left, top = 1 - (_LEGEND - 0.2) / _WIDTH, 1 - (_TOP + _TITLE) / height
+    charts.colored(figure, coloring, left, top, _BAR)
     return figure
 
 
@@ -146,29 +147,3 @@ def _title(axes: Axes, name: str, about: str, side: float) -> None:
         about, (0, 1), xytext=(0, 4), xycoords="axes fraction", textcoords="offset points",
         size=8, color=style.MUTED, va="bottom",
     )  # fmt: skip
-
-
-def _legend(figure: Figure, coloring: style.Coloring, height: float) -> None:
-    left, top = 1 - (_LEGEND - 0.2) / _WIDTH, 1 - (_TOP + _TITLE) / height
-    if coloring.bar is not None:
-        axes = figure.add_axes((left + 0.01, top - _BAR / height, 0.14 / _WIDTH, _BAR / height))
-        bar = figure.colorbar(coloring.bar, cax=axes)
-        bar.outline.set_visible(False)
-        if coloring.ticks is not None:
-            coloring.ticks(bar.ax.yaxis)
-        bar.set_label(coloring.label, size=8)
-        bar.ax.tick_params(labelsize=7.5, length=2)
-        top -= (_BAR + 0.3) / height
-    legend = figure.legend(
-        handles=style.handles(coloring.legend, coloring.bar is not None),
-        loc="upper left",
-        bbox_to_anchor=(left, top + 0.008),
-        fontsize=8,
-        labelspacing=0.55,
-        handletextpad=0.5,
-        borderaxespad=0,
-        title="family" if coloring.bar is not None else coloring.label,
-    )
-    legend.set_alignment("left")
-    legend.get_title().set_fontsize(9)
-    legend.get_title().set_fontweight("bold")

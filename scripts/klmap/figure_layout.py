@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from scipy.stats import spearmanr
 
 from klmap import alignment, charts, figure_map, quality, style
-from klmap.geometry import Floats
+from klmap.arrays import Floats
 from klmap.scene import Scene
 from klmap.store import Distances
 
@@ -143,10 +143,7 @@ def _cloud(axes: Axes, kl: Floats, apart: Floats) -> None:
             style.decade_axis(axis)
         else:
             axis.set_major_formatter(FuncFormatter(lambda value, _: style.short_number(value)))
-    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    style.graph(axes)
 
 
 def _band(axes: Axes, kl: Floats, apart: Floats) -> None:

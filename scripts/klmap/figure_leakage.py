@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from klmap import charts, labels, lineage, style
+from klmap.arrays import Floats
 from klmap.collect import Model
-from klmap.geometry import Floats
 from klmap.leakage import FLAG, Leakage
 
 MOST_NAMED = 14
@@ -142,10 +142,7 @@ def _cloud(
     axes.set_title(title, **_TITLE)
     axes.set_xlabel(f"benchmark score ({style.literal(found.score)})")
     axes.set_ylabel("bits per byte (lower is better)")
-    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    style.graph(axes)
 
 
 def _name(
@@ -249,12 +246,8 @@ def _draw_table(figure: Figure, table: _Table) -> None:
         spine.set_visible(False)
     long = min(table.right - table.left, 2.4)
     place = (table.left / width, (foot - 0.28) / _HEIGHT, long / width, 0.11 / _HEIGHT)
-    bar = figure.colorbar(
-        image, cax=figure.add_axes(place), orientation="horizontal", extend="both"
-    )
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=7.5, length=2)
-    bar.set_label(f"studentised residual, written out above {FLAG:g}", size=8)
+    label = f"studentised residual, written out above {FLAG:g}"
+    charts.color_bar(figure, image, place, label, across=True, extend="both")
     heading = "Most suspicious models, by domain"
     if not (table.values > FLAG).any():
         heading = "Nothing is flagged; the highest residuals"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.figure import Figure
@@ -15,10 +16,10 @@ from matplotlib.legend_handler import HandlerPatch
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from klmap import labels, layout, lineage, style
+from klmap import charts, labels, layout, lineage, style
+from klmap.arrays import Floats
 from klmap.bootstrap import Ellipse
 from klmap.errors import InputError
-from klmap.geometry import Floats
 from klmap.scene import Scene
 
 MOST_LABELS = 60
@@ -331,33 +332,11 @@ def _legend_arrow(*, width: float, height: float, **_: Any) -> FancyArrowPatch:
 def _legend(figure: Figure, coloring: style.Coloring, has_runs: bool, has_pairs: bool) -> None:
     width, height = figure.get_size_inches()
     left, top = 1 - (_SIDE - 0.15) / width, 1 - _TOP / height
-    if coloring.bar is not None:
-        place = (left + 0.01, top - 3.3 / height, 0.16 / width, 3.2 / height)
-        bar_axes = figure.add_axes(place)
-        bar = figure.colorbar(coloring.bar, cax=bar_axes)
-        bar.outline.set_visible(False)
-        if coloring.ticks is not None:
-            coloring.ticks(bar.ax.yaxis)
-        bar.set_label(coloring.label, size=8)
-        bar.ax.tick_params(labelsize=8, length=2)
-        top -= 3.6 / height
-    lines: list[Line2D | Patch] = [*style.handles(coloring.legend, coloring.bar is not None)]
+    lines: list[Artist] = []
     if has_runs:
         label = "checkpoints, in order"
         lines.append(Line2D([], [], color=style.MUTED, linewidth=1.6, alpha=0.7, label=label))
     if has_pairs:
         lines.append(Patch(color=style.INK, alpha=0.6, label="made from its parent"))
-    legend = figure.legend(
-        handles=lines,
-        loc="upper left",
-        bbox_to_anchor=(left, top + 0.008),
-        fontsize=8.5,
-        labelspacing=0.65,
-        handletextpad=0.6,
-        borderaxespad=0,
-        handler_map={Patch: HandlerPatch(patch_func=_legend_arrow)},
-        title="family" if coloring.bar is not None else coloring.label,
-    )
-    legend.set_alignment("left")
-    legend.get_title().set_fontsize(9)
-    legend.get_title().set_fontweight("bold")
+    arrow = HandlerPatch(patch_func=_legend_arrow)
+    charts.colored(figure, coloring, left, top, 3.2, lines, {Patch: arrow})

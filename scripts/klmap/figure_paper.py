@@ -24,8 +24,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from klmap import figure_map, style
+from klmap.arrays import Floats
 from klmap.collect import Model
-from klmap.geometry import Floats
 from klmap.scene import Scene
 
 OTHERS = "#d3d3d3"

@@ -21,12 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from klmap import charts, style
+from klmap import charts, correlation, style
+from klmap.arrays import Floats
 from klmap.benchmarks import MEAN_TASKS
 from klmap.collect import Model
 from klmap.folds import RANDOM, TYPE
-from klmap.geometry import Floats
-from klmap.prediction import correlations
 from klmap.prediction_files import (
     CONTROL,
     NEW,
@@ -180,7 +179,7 @@ def _panel(
             color=style.INK, alpha=max(0.35, min(1.0, 20 / len(new))), zorder=4,
             transform=axes.get_yaxis_transform(),
         )  # fmt: skip
-    pearson, spearman = correlations(measured, predicted)
+    pearson, spearman = correlation.both(measured, predicted)
     axes.set_title(
         f"{style.literal(style.shorten(task, 18))}  r {_short(pearson)}, ranks {_short(spearman)}",
         **_TITLE,
@@ -327,9 +326,8 @@ def curve(found: Prediction, texts: str) -> Figure:
     )
     if not drawn:
         axes = style.add_axes(figure, 0.3, 0.3, 0.3, 0.9)
-        axes.set_axis_off()
         reason = "There are too few models with scores for smaller training sets."
-        charts.message(axes, reason if sizes else "The learning curve was not asked for.")
+        charts.nothing(axes, reason if sizes else "The learning curve was not asked for.")
         return figure
     left = style.add_axes(figure, 0.8, 1.0, 6.25, 1.1)
     right = style.add_axes(figure, 5.5, 1.0, 2.25, 1.1)
@@ -382,9 +380,5 @@ def _apart(sizes: Sequence[int]) -> list[int]:
 
 
 def _open(axes: Axes) -> None:
-    """Two spines and a quiet grid."""
-    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
+    style.graph(axes)
     axes.tick_params(labelsize=8, length=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -112,7 +112,7 @@ def _halves(axes: Axes, found: Robustness) -> None:
         (item, values) for item in series if (values := [v for v in item.values if v == v])
     ]  # NaN alone differs from itself.
     if not known:
-        _nothing(axes, _too_few(found))
+        charts.nothing(axes, _too_few(found))
         return
     rng = np.random.default_rng(0)
     for row, (item, values) in enumerate(known):
@@ -155,12 +155,9 @@ def _domain(item: LeftOut) -> str:
 
 
 def _domains(axes: Axes, found: Robustness, shown: Sequence[LeftOut]) -> None:
-    title = "One domain left out"
-    if len(shown) < len(found.domains):
-        title += f" ({len(shown)} of {len(found.domains)})"
-    axes.set_title(title, **_TITLE)
+    _titled(axes, "One domain left out", len(shown), len(found.domains))
     if not shown:
-        _nothing(axes, "All texts are of one domain.\nNone can be left out.")
+        charts.nothing(axes, "All texts are of one domain.\nNone can be left out.")
         return
     series = [
         _Series("rank correlation", _RANK, "o", [item.agreement.spearman for item in shown]),
@@ -173,17 +170,19 @@ def _domains(axes: Axes, found: Robustness, shown: Sequence[LeftOut]) -> None:
     _dots(axes, [_domain(item) for item in shown], series, random, _too_few(found))
 
 
+def _titled(axes: Axes, title: str, shown: int, everything: int) -> None:
+    axes.set_title(title + (f" ({shown} of {everything})" if shown < everything else ""), **_TITLE)
+
+
 def _set(item: Other) -> str:
     return f"{style.shorten(item.name, _LONGEST)}  {item.models:,}"
 
 
 def _others(axes: Axes, found: Robustness, shown: Sequence[Other]) -> None:
-    title = "Other text sets"
-    if len(shown) < len(found.others):
-        title += f" ({len(shown)} of {len(found.others)})"
-    axes.set_title(title, **_TITLE)
+    _titled(axes, "Other text sets", len(shown), len(found.others))
     if not shown:
-        _nothing(axes, "This is the only text set in config.yaml.\nA second one can be compared.")
+        reason = "This is the only text set in config.yaml.\nA second one can be compared."
+        charts.nothing(axes, reason)
         return
     series = [
         _Series("Mantel", _RANK, "o", [item.mantel.value for item in shown]),
@@ -204,7 +203,7 @@ def _dots(
     """Rows of dots, one of each series, beside their names."""
     values = [v for item in [*series, *random] for v in item.values if not math.isnan(v)]
     if not values:
-        _nothing(axes, otherwise)
+        charts.nothing(axes, otherwise)
         return
     for item in random:
         axes.plot(
@@ -237,23 +236,15 @@ def _rows(axes: Axes, names: Sequence[str], values: Sequence[float]) -> None:
     axes.tick_params(axis="y", length=0, labelcolor=style.INK)
     axes.tick_params(axis="x", labelsize=7.5, length=2)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    _lines(axes)
-    axes.spines["left"].set_visible(False)
-
-
-def _lines(axes: Axes) -> None:
-    axes.grid(color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    style.graph(axes, left=False)
 
 
 def _numbers(axes: Axes, found: Robustness) -> None:
     axes.set_title("Fewer texts, against all", **_TITLE)
     shown = [item for item in found.numbers if item.median > 0]
     if not shown:
-        few = found.texts < 4
-        _nothing(axes, "There are too few texts to leave some out." if few else _too_few(found))
+        few = "There are too few texts to leave some out."
+        charts.nothing(axes, few if found.texts < 4 else _too_few(found))
         return
     texts = [item.texts for item in shown]
     for color, marker, label, values, expected in (
@@ -276,7 +267,7 @@ def _numbers(axes: Axes, found: Robustness) -> None:
     axes.set_ylabel("error of the KL is below", size=8.5)
     axes.plot([], [], color=style.MUTED, linestyle=_DASHED, linewidth=1.1, label="expected")
     _legend(axes)
-    _lines(axes)
+    style.graph(axes)
     _kept(axes, found)
 
 
@@ -303,8 +294,3 @@ def _too_few(found: Robustness) -> str:
     if found.models < 3:
         return f"{found.models} model{'s have' if found.models != 1 else ' has'} too few distances."
     return "All models are alike, or there are too few texts."
-
-
-def _nothing(axes: Axes, text: str) -> None:
-    axes.set_axis_off()
-    charts.message(axes, text)

@@ -214,7 +214,4 @@ def _root_axis(axes: Axes, highest: float) -> None:
             kept.append(tick)
     axes.set_xticks([math.sqrt(tick) for tick in kept], [f"{tick:g}" for tick in kept], size=8)
     axes.set_xlabel("mean KL where two groups join, bits/byte (square-root scale)", size=8.5)
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis="x", color=style.RULE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
+    style.graph(axes, "x", left=False)

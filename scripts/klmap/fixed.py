@@ -12,8 +12,8 @@ import numpy as np
 from scipy.optimize import minimize
 
 from klmap import embedding
+from klmap.arrays import Floats
 from klmap.embedding import Rows, Settings
-from klmap.geometry import Floats
 from klmap.log import Progress
 
 _STARTS = 3

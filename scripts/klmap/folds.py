@@ -15,11 +15,10 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, KFold
 
 from klmap import ridge
+from klmap.arrays import Floats, Rows
 from klmap.blocks import in_order, ranges
 from klmap.collect import Model
-from klmap.geometry import Floats
 from klmap.log import Progress, logger
-from klmap.ridge import Rows
 
 TYPE, RANDOM = "type", "random"
 

@@ -17,10 +17,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
+from klmap.arrays import Bools, Floats, Floats32, Ints
+
 Numbers = TypeVar("Numbers", float, Floats)
 Coordinates = TypeVar("Coordinates", Floats, Floats32)
 

@@ -9,9 +9,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from klmap import ridge
+from klmap.arrays import Floats, Floats32, Rows
 from klmap.blocks import in_order, ranges
-from klmap.geometry import Floats, Floats32, nats_per_unit
-from klmap.ridge import Rows
+from klmap.geometry import nats_per_unit
 from klmap.store import MatrixFile
 
 Features = Floats | Floats32

@@ -24,12 +24,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from klmap import code_lengths, robust
+from klmap.arrays import Floats
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
 from klmap.code_lengths import LEAST_TEXTS
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import write_tsv
-from klmap.geometry import Floats
 from klmap.log import logger
 from klmap.robust import Fit
 

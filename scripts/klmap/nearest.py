@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap import geometry
+from klmap.arrays import Floats32
 from klmap.blocks import BLOCK_BYTES, in_order, ranges
 from klmap.components import Components
-from klmap.geometry import Floats32, Neighbors
+from klmap.geometry import Neighbors
 from klmap.log import Progress, logger
 
 SAMPLE = 200

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from klmap import geometry
 from klmap import nearest as search
+from klmap.arrays import Bools
 from klmap.collect import Model
 from klmap.components import principal
 from klmap.errors import InputError
@@ -96,7 +97,7 @@ def measure(
 
 
 def table(
-    nearest: geometry.Neighbors, models: Sequence[Model], below_noise: geometry.Bools
+    nearest: geometry.Neighbors, models: Sequence[Model], below_noise: Bools
 ) -> list[Neighbor]:
     """The rows of neighbors.tsv.
 

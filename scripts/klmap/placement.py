@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from klmap import alignment, embedding, fixed, layout, quality
 from klmap.alignment import Movement
+from klmap.arrays import Floats
 from klmap.collect import Model
 from klmap.embedding import Settings
 from klmap.errors import InputError
 from klmap.files import sha256_of
-from klmap.geometry import Floats
 from klmap.layout import Place, Report
 from klmap.log import logger
 from klmap.quality import Quality

@@ -15,14 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
-from klmap import folds, kernels
+from klmap import correlation, folds, kernels
+from klmap.arrays import Floats, Rows
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.folds import RANDOM, Sample
-from klmap.geometry import Floats
 from klmap.prediction_files import (
     CONTROL,
     Accuracy,
@@ -31,7 +30,6 @@ from klmap.prediction_files import (
     Prediction,
 )
 from klmap.prediction_models import Each
-from klmap.ridge import Rows
 from klmap.store import MatrixFile
 
 FEWEST = 10
@@ -133,19 +131,8 @@ def _complete(benchmarks: Benchmarks) -> Rows:
     return rows
 
 
-def correlations(measured: Floats, predicted: Floats) -> tuple[float, float]:
-    """Pearson's and Spearman's correlation of two vectors; NaN where one of them is constant."""
-    return _pearson(measured, predicted), _pearson(rankdata(measured), rankdata(predicted))
-
-
-def _pearson(first: Floats, second: Floats) -> float:
-    first, second = first - first.mean(), second - second.mean()
-    scale = math.sqrt(float(first @ first) * float(second @ second))
-    return float(first @ second) / scale if scale > 0 else math.nan
-
-
 def _baseline(task: str, measured: Floats, level: Floats) -> Accuracy:
-    pearson, spearman = correlations(measured, level)
+    pearson, spearman = correlation.both(measured, level)
     nan = math.nan
     return Accuracy(
         task, CONTROL, "", len(measured), 0, pearson, nan, spearman, nan, pearson, spearman, nan
@@ -156,7 +143,7 @@ def _accuracy(
     task: str, features: str, split: str, count: int, measured: Floats, predicted: Floats
 ) -> Accuracy:
     """Of the predictions (S, n) of one task, S seeds."""
-    each = np.array([correlations(measured, seed) for seed in predicted])
+    each = np.array([correlation.both(measured, seed) for seed in predicted])
     (pearson, spearman), (pearson_std, spearman_std) = each.mean(axis=0), each.std(axis=0)
     return Accuracy(
         task,
@@ -168,7 +155,7 @@ def _accuracy(
         float(pearson_std),
         float(spearman),
         float(spearman_std),
-        *correlations(measured, predicted.mean(axis=0)),
+        *correlation.both(measured, predicted.mean(axis=0)),
         float(np.abs(predicted - measured).mean()),
     )
 
@@ -202,7 +189,7 @@ def _curve(
 
 
 def _point(size: int, task: str, measured: Floats, predicted: Floats) -> CurvePoint:
-    pearson = np.array([correlations(measured, seed)[0] for seed in predicted])
+    pearson = np.array([correlation.both(measured, seed)[0] for seed in predicted])
     mae = np.abs(predicted - measured).mean(axis=1)
     return CurvePoint(
         size, task, float(pearson.mean()), float(pearson.std()), float(mae.mean()), float(mae.std())

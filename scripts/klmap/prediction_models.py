@@ -14,14 +14,13 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from klmap import folds, ridge
+from klmap.arrays import Floats, Rows
 from klmap.benchmarks import Benchmarks
 from klmap.collect import Model
 from klmap.folds import RANDOM, TYPE, Sample
-from klmap.geometry import Floats
 from klmap.kernels import Kernel
 from klmap.log import logger
 from klmap.prediction_files import NEW, OUT_OF_FOLD, Predicted
-from klmap.ridge import Rows
 
 COVERAGE = 0.9
 """Share of the models whose score the intervals are made to hold."""

@@ -19,11 +19,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from klmap import geometry, index, webfile
+from klmap.arrays import Floats
 from klmap.config import ModelEntry, fingerprint
 from klmap.config_published import Published, PublishedFile
 from klmap.errors import InputError
 from klmap.files import flush, read_json, sha256_of, write_json, write_tsv
-from klmap.geometry import Floats
 from klmap.log import Progress, logger
 from klmap.metadata import Described, read_metadata, tasks
 from klmap.store_score import Score, read_score, write_score

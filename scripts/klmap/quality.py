@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from klmap.geometry import Floats, Floats32
+from klmap.arrays import Floats, Floats32, Rows
 from klmap.store import Distances
 
 NEIGHBORS = 10
@@ -25,7 +24,6 @@ SAMPLE = 2000
 
 _BLOCK_VALUES = 1 << 22
 
-Rows = npt.NDArray[np.intp]
 Divergence = Callable[[Rows], Floats]
 """``divergence(rows)``: (rows, K) KL of some models and all, in bits per byte."""
 

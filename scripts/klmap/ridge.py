@@ -12,11 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from klmap.geometry import Floats, Floats32
-
-Rows = npt.NDArray[np.intp]
+from klmap.arrays import Floats, Floats32, Rows
 
 INNER_FOLDS = 5
 """Parts of a training set that take turns in choosing the penalty (Oyama et al. 2025)."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from klmap.geometry import Floats
+from klmap.arrays import Floats
 
 BIWEIGHT = 4.685
 """Residuals, in units of the scale, from which on a point weighs nothing; 95 % efficiency."""

@@ -18,9 +18,10 @@ from scipy.special import erf
 from threadpoolctl import threadpool_limits
 
 from klmap import concordance, geometry, split
+from klmap.arrays import Floats
 from klmap.concordance import Agreement
+from klmap.correlation import product
 from klmap.files import write_tsv
-from klmap.geometry import Floats
 from klmap.log import Progress
 from klmap.store import MatrixFile
 from klmap.subsets import Coordinates, Sums, sampled
@@ -246,7 +247,7 @@ def by_number(some: Coordinates, total: Sums, draws: int, seed: int) -> list[Num
         for draw in range(draws):
             drawn = some.side(some.sums(np.sort(rng.choice(some.texts, texts, replace=False))))
             off[draw] = np.abs(drawn.pairs[apart] - truth[apart]) / truth[apart]
-            spearman.append(concordance.correlation(drawn.ranks, everything.ranks))
+            spearman.append(product(drawn.ranks, everything.ranks))
             neighbors.append(concordance.kept(drawn, everything))
             progress.add(1)
         # Of a sample without replacement; the standard error is that of all N texts.

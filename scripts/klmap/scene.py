@@ -8,12 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from klmap import layout
+from klmap import layout, style
+from klmap.arrays import Floats
 from klmap.bootstrap import Ellipse
 from klmap.collect import Model
 from klmap.domain_maps import DomainMap
 from klmap.errors import InputError
-from klmap.geometry import Floats
 from klmap.layout import Place, Report
 from klmap.store import Distances
 from klmap.tree import Node
@@ -73,8 +73,5 @@ class Scene:
     @property
     def subject(self) -> str:
         """How many models on which texts."""
-        count = len(self.models)
-        return (
-            f"{count:,} model{'s' if count != 1 else ''} · {self.distances.n_texts:,} texts of "
-            f"“{self.texts}”, {self.distances.mean_bytes:,.0f} bytes each on average"
-        )
+        found = style.subject(len(self.models), self.distances.n_texts, self.texts)
+        return f"{found}, {self.distances.mean_bytes:,.0f} bytes each on average"

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from klmap.geometry import Floats, nats_per_unit
+from klmap.arrays import Floats
+from klmap.geometry import nats_per_unit
 
 Codes = npt.NDArray[np.intp]
 
@@ -98,11 +99,13 @@ def domains_of(labels: Sequence[str], most: int = MOST_DOMAINS, least: int = 1) 
     position = {name: number for number, name in enumerate(kept)}
     rest = ranked[len(kept) :]
     position.update(dict.fromkeys(rest, len(kept)))
-    joined = f"{len(rest):,} smaller domain{'s' if len(rest) > 1 else ''}"
-    names = [*kept, *([joined] if rest else [])]
+    # One alone is joined with nothing, and keeps its name.
+    names = [*kept, f"{len(rest):,} smaller domains"] if len(rest) > 1 else ranked
     code = np.array([position[label] for label in labels], np.intp)
     sizes = np.bincount(code, minlength=len(names))
-    return Domains(tuple(names), code, tuple(int(size) for size in sizes), len(rest))
+    return Domains(
+        tuple(names), code, tuple(int(size) for size in sizes), len(rest) if len(rest) > 1 else 0
+    )
 
 
 def blocks(

@@ -15,8 +15,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
+from klmap.arrays import Bools, Floats, Floats32, Ints
 from klmap.errors import InputError
 from klmap.store_file import (
     check_shape,
@@ -31,11 +31,6 @@ from klmap.store_file import (
 
 MATRIX_FORMAT = "klmap-matrix"
 KL_FORMAT = "klmap-kl"
-
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass

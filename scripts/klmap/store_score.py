@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from klmap.arrays import Bools, Floats, Floats32, Ints
 from klmap.errors import InputError
 from klmap.store_file import created, opened, plain, reading, whole, writing
 
@@ -21,11 +22,6 @@ SCORE_FORMAT = "klmap-score"
 
 _IDENTITY = ("model", "commit", "texts_sha256", "fingerprint", "status", "error")
 _OTHER = ("format", "format_version", "spec")
-
-Floats = npt.NDArray[np.float64]
-Floats32 = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int32]
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass

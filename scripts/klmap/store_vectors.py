@@ -8,9 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from klmap.arrays import Floats
 from klmap.errors import InputError
 from klmap.store_file import plain
-from klmap.store_score import Floats
 
 MATRIX_FORMAT = "klmap-matrix"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -264,6 +264,20 @@ def add_axes(figure: Figure, left: float, bottom: float, right: float, top: floa
     )
 
 
+def graph(axes: Axes, along: Literal["both", "x", "y"] = "both", left: bool = True) -> None:
+    """The frame of a graph: a quiet grid behind what is drawn, two spines or the lower one alone.
+
+    Args:
+        axes: the graph.
+        along: axis whose ticks the grid has lines at.
+        left: whether the left spine is drawn.
+    """
+    axes.grid(axis=along, color=RULE, linewidth=0.5, alpha=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right") if left else ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
 def plain(axes: Axes) -> None:
     """Take frame, ticks and numbers away: the plane of a map has none."""
     axes.set_xticks([])
@@ -313,6 +327,11 @@ def shorten(text: str, most: int) -> str:
         return text
     head = (most - 1) * 2 // 3
     return f"{text[:head]}…{text[-(most - 1 - head) :]}"
+
+
+def subject(models: int, texts: int, name: str) -> str:
+    """How many models on how many texts of which set, as subtitles say it."""
+    return f"{models:,} model{'s' if models != 1 else ''} · {texts:,} texts of “{name}”"
 
 
 def date_axis(axis: Axis) -> None:

@@ -11,16 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from klmap import concordance, geometry
+from klmap.arrays import Floats, Floats32, Rows
 from klmap.blocks import ranges
 from klmap.concordance import Side
-from klmap.geometry import Floats, Floats32
 from klmap.log import logger
 from klmap.store import MatrixFile
-
-Rows = npt.NDArray[np.intp]
 
 MOST_MODELS = 1000
 """Of more models so many are drawn at random."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from klmap import concordance
+from klmap.arrays import Floats
+from klmap.correlation import product
 from klmap.errors import InputError
-from klmap.geometry import Floats
 from klmap.log import logger
 from klmap.store import MatrixFile, open_matrix
 from klmap.subsets import Coordinates, sampled
@@ -89,7 +90,7 @@ def between(matrix: MatrixFile, name: str, path: Path, seed: int) -> Other:
         name,
         len(common),
         concordance.mantel(one, two, seed),
-        concordance.correlation(sides[0].ranks, sides[1].ranks),
+        product(sides[0].ranks, sides[1].ranks),
         concordance.procrustes(points[0], points[1], seed),
         concordance.kept(*sides),
     )

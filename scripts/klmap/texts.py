@@ -33,6 +33,9 @@ from klmap.log import logger
 POOL_FACTOR = 4
 """Chunks drawn per text kept: the published set draws 40,000 and keeps the first 10,000."""
 
+EXCERPT = 120
+"""Characters of a text that a table shows."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -49,6 +52,13 @@ class Text:
     text: str
     domain: str
     n_bytes: int
+
+
+def excerpt(text: str, most: int = EXCERPT) -> str:
+    """The beginning of a text on one line; what cannot be seen is escaped as in Python."""
+    shown = text[:most]
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return line + ("…" if len(text) > most else "")
 
 
 def build(recipe: TextSet, texts: Path, manifest: Path) -> None:

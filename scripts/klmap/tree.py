@@ -12,9 +12,9 @@ import numpy.typing as npt
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from klmap.arrays import Floats
 from klmap.errors import InputError
 from klmap.files import write_text
-from klmap.geometry import Floats
 from klmap.log import logger
 from klmap.store import Distances
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from klmap.arrays import Floats
 from klmap.config import FILE_NAMES, MODEL_PATTERN, ModelEntry
 from klmap.errors import InputError
-from klmap.geometry import Floats
 from klmap.pickles import read_pickle
 from klmap.store_vectors import read_foreign
 
