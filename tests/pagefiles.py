@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,10 +17,21 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from klmap import explorer_data, files, geometry, layout, neighbors, store
+from klmap import (
+    conventions,
+    explorer_data,
+    files,
+    geometry,
+    layout,
+    neighbors,
+    prediction_files,
+    store,
+)
 from klmap.alignment import Movement
 from klmap.arrays import Floats
 from klmap.collect import Model
+from klmap.conventions import Difference
+from klmap.prediction_files import Predicted, Prediction
 from klmap.quality import Quality
 
 DENSE_LIMIT = 2000
@@ -47,6 +59,8 @@ HOSTILE = (
     "\u202egnp.elif",
 )
 """Names that would run as code in a page that takes data for markup."""
+
+TASKS = ("ARC", "MMLU", "6-TaskMean")
 
 BYTES = 972.0
 
@@ -143,6 +157,46 @@ def write_map(
     )
     name = HOSTILE[0] if hostile else "demo"
     return MapFiles(folder, models, loglik, labels, threshold, name)
+
+
+def write_scores(made: MapFiles) -> dict[str, Any]:
+    """Benchmark scores of most models, predictions of all, and what was scored in another way.
+
+    The first model has no scores and is far from all others, the second has none either.
+
+    Returns:
+        More keyword arguments of ``explorer_data.payload``.
+    """
+    rng = np.random.default_rng(1)
+    rows: list[list[Any]] = []
+    predictions = []
+    for row, model in enumerate(made.models):
+        truth = [round(float(value), 2) for value in rng.uniform(20, 80, len(TASKS))]
+        far, new = row == 0, row < 2
+        if not new:
+            rows.append([model.model, *truth])
+        for task, value in zip(TASKS, truth, strict=True):
+            guess = value + float(rng.normal(0, 3))
+            ends = (math.nan, math.nan) if far else (guess - 6, guess + 6)
+            how = prediction_files.NEW if new else prediction_files.OUT_OF_FOLD
+            measured = math.nan if new else value
+            predictions.append(
+                Predicted(
+                    model.model, task, measured, guess, *ends, how, "type", 9.0 if far else 0.3, far
+                )
+            )
+    files.write_tsv(made.path("benchmarks.tsv"), ("model", *TASKS), rows)
+    prediction_files.write(made.folder, Prediction(list(TASKS), [], predictions, []))
+    first = made.models[0].model
+    conventions.write_differences(
+        made.path("conventions.tsv"),
+        [Difference(first, "dtype", "float32", "others", "float16", 0.5, 0.25, "measured")],
+    )
+    return {
+        "benchmark_paths": [made.path("benchmarks.tsv")],
+        "predictions_path": made.path("predictions.tsv"),
+        "conventions_path": made.path("conventions.tsv"),
+    }
 
 
 def _nearest(matrix: store.Matrix, latent: Any, k: int) -> Any:

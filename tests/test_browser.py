@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from klmap import explorer, files, store
 from klmap.explorer_arrays import packed
-from tests.pagefiles import HOSTILE, MapFiles, write_map
+from tests.pagefiles import HOSTILE, TASKS, MapFiles, write_map, write_scores
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
@@ -225,6 +225,43 @@ def test_every_column_can_be_coloured_by(page: Page, made: MapFiles) -> None:
     page.select_option("#color", "parameters")
     ticks = page.locator(".ticks span").all_inner_texts()
     assert "1B" in ticks
+
+
+def test_benchmark_scores_are_shown_beside_what_is_predicted_of_them(
+    visit: Open, tmp_path: Path
+) -> None:
+    made = write_map(tmp_path / "demo", 40)
+    page = visit(write(made.folder, made.payload(**write_scores(made))))
+    groups = page.locator("#color optgroup").evaluate_all(
+        "all => all.map((one) => [one.label, [...one.children].map((option) => option.value)])"
+    )
+    own = dict(groups)
+    assert own["Benchmark scores"] == list(TASKS)
+    assert own["Predicted scores"] == [f"{task}, predicted" for task in TASKS]
+    assert not set(TASKS) & set(own["Numbers"])
+    far, new, known = (model.model for model in made.models[:3])
+    page.select_option("#color", "6-TaskMean, predicted")
+    assert page.locator("#entries .ramp").is_visible()
+    assert "1 unknown (grey)" in page.locator("#entries").inner_text()
+    grey = page.evaluate("name => klmap.color(name)", far)
+    assert grey != page.evaluate("name => klmap.color(name)", new)
+    page.select_option("#color", "6-TaskMean")
+    assert "2 unknown (grey)" in page.locator("#entries").inner_text()
+    assert page.evaluate("name => klmap.color(name)", new) == grey
+    sentence = f"{far} was scored with dtype float32, others with float16"
+    assert sentence in page.locator("#about").inner_text()
+    rows = {}
+    for name in (far, new, known):
+        page.fill("#search", name)
+        page.keyboard.press("Enter")
+        until(page, "name => klmap.selected().includes(name)", name)
+        page.locator("#selection summary", has_text="More about it").click()
+        rows[name] = page.locator("#selection .scores tr").all_inner_texts()
+    table = {row["model"]: row for row in files.read_tsv(made.path("benchmarks.tsv"))}
+    assert rows[far] == []
+    assert rows[new][0].split("\t") == ["benchmark", "predicted"]
+    assert rows[known][0].split("\t") == ["benchmark", "measured", "predicted"]
+    assert float(rows[known][1].split("\t")[1]) == float(table[known]["ARC"])
 
 
 def test_colour_by_distance_follows_the_selected_model(page: Page, made: MapFiles) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from klmap import explorer_arrays, explorer_columns, explorer_data, files, lineage, store
+from klmap.benchmarks import Benchmarks
 from klmap.errors import InputError
-from tests.pagefiles import BYTES, HOSTILE, MapFiles, write_map
+from tests.pagefiles import BYTES, HOSTILE, TASKS, MapFiles, write_map, write_scores
 
 
 def array(value: dict[str, Any]) -> Any:
@@ -233,6 +234,44 @@ def test_every_column_is_there_with_its_kind(made: MapFiles, data: dict[str, Any
     expected = np.datetime64(table[first]["created_at"][:10]) - np.datetime64("1970-01-01")
     assert days[first] == pytest.approx(expected.astype(int) + 8 / 24)
     assert np.isnan(days).sum() == sum(row["created_at"] == "" for row in table)
+
+
+def test_scores_are_columns_each_with_what_is_predicted_of_it(made: MapFiles) -> None:
+    data = made.payload(**write_scores(made))
+    measured = {row["model"]: row for row in files.read_tsv(made.path("benchmarks.tsv"))}
+    predicted = {
+        (row["model"], row["task"]): row for row in files.read_tsv(made.path("predictions.tsv"))
+    }
+    own = [found for found in data["columns"] if "task" in found]
+    assert data["columns"][-len(own) :] == own
+    assert [(found["name"], found["task"], found["predicted"]) for found in own] == [
+        (name, task, name != task) for task in TASKS for name in (task, f"{task}, predicted")
+    ]
+    assert {found["kind"] for found in own} == {"number"}
+    for task in TASKS:
+        scores = array(column(data, task)["values"])
+        guesses = array(column(data, f"{task}, predicted")["values"])
+        assert np.isnan(scores[:2]).all(), "nobody has measured them"
+        assert math.isnan(guesses[0]), "far from all others, so nothing tells how wrong it is"
+        for row, model in enumerate(made.models):
+            if row > 1:
+                assert scores[row] == float(measured[model.model][task])
+            if row > 0:
+                assert guesses[row] == float(predicted[model.model, task]["predicted"])
+    assert len(data["notes"]) == 1
+    assert f"{made.models[0].model} was scored with dtype float32" in data["notes"][0]
+
+
+def test_a_task_with_the_name_of_another_column_takes_nothing_away() -> None:
+    found = Benchmarks(["parameters", "ARC"], np.array([[1.0, 2.0], [3.0, math.nan]]))
+    made = explorer_columns.scores(found, [], ["a", "b"], ["family", "parameters"])
+    assert [one["name"] for one in made] == ["parameters (benchmark)", "ARC"]
+    assert [one["task"] for one in made] == ["parameters", "ARC"]
+
+
+def test_without_scores_nothing_is_said_of_any(data: dict[str, Any]) -> None:
+    assert not [found for found in data["columns"] if "task" in found]
+    assert data["notes"] == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,10 @@ def columns(path: Path) -> list[dict[str, Any]]:
 
 
 def scores(
-    found: Benchmarks, predictions: Sequence[Predicted], models: Sequence[str]
+    found: Benchmarks,
+    predictions: Sequence[Predicted],
+    models: Sequence[str],
+    taken: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Columns of benchmark scores, each followed by what is predicted of it.
 
@@ -98,9 +101,13 @@ def scores(
         predictions: of some of the tasks; none where nothing was predicted. Those that nothing
             tells the error of are unknown on the page.
         models: names of the models of the map.
+        taken: names of other columns; a task of that name gets a longer one.
 
     Returns:
-        Columns of numbers, as :func:`columns` gives them.
+        Columns of numbers, as :func:`columns` gives them, and
+
+        - ``task``: the name of the task;
+        - ``predicted``: whether its scores are predicted ones.
     """
     row_of = {name: row for row, name in enumerate(models)}
     predicted: dict[str, Floats] = {}
@@ -108,17 +115,23 @@ def scores(
         values = predicted.setdefault(item.task, np.full(len(models), np.nan))
         values[row_of[item.model]] = np.nan if item.guess else item.predicted
     measured = dict(zip(found.tasks, found.values.T, strict=True))
-    return [
-        _numbers(name, known[task])
-        for task in dict.fromkeys([*measured, *predicted])
-        for name, known in ((task, measured), (f"{task}, predicted", predicted))
-        if task in known
-    ]
-
-
-def _numbers(name: str, values: Floats) -> dict[str, Any]:
-    packed_values = packed(values, "f8")
-    return {"name": name, "label": name, "kind": "number", "log": False, "values": packed_values}
+    result = []
+    for task in dict.fromkeys([*measured, *predicted]):
+        own = f"{task} (benchmark)" if {task, f"{task}, predicted"} & set(taken) else task
+        for name, known in ((own, measured), (f"{own}, predicted", predicted)):
+            if task in known:
+                result.append(
+                    {
+                        "name": name,
+                        "label": name,
+                        "kind": "number",
+                        "log": False,
+                        "values": packed(known[task], "f8"),
+                        "task": task,
+                        "predicted": known is predicted,
+                    }
+                )
+    return result
 
 
 def _column(name: str, cells: Sequence[str]) -> dict[str, Any]:

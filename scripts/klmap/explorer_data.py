@@ -4,7 +4,8 @@ An array is ``{"dtype", "shape", "data"}``, little-endian bytes in base64. K mod
 of models.tsv, D domains of the texts by falling size, k neighbours; bits per byte unless said.
 
 - ``texts``: ``name``, ``n``, ``mean_bytes``, ``sha256``, ``domains`` (D times ``name``, ``n``).
-- ``models``: K names. ``columns``: see :func:`klmap.explorer_columns.columns`.
+- ``models``: K names. ``columns``: see :func:`klmap.explorer_columns.columns` and, of benchmark
+  scores, :func:`klmap.explorer_columns.scores`.
 - ``parents``: [parent, child] rows; ``runs``: rows of each run in order (:mod:`klmap.lineage`).
 - ``neighbors``: ``index`` u4, ``kl`` f4, ``se`` f4, ``flags`` u1 (1 beyond, 2 below the noise),
   all [K, k]; ``domains`` u1 [K, k, D], the exact share of each domain in 255ths.
@@ -134,10 +135,7 @@ def payload(
                 ],
             },
             "models": [model.model for model in models],
-            "columns": [
-                *explorer_columns.columns(models_path),
-                *_scores(benchmark_paths, predictions_path, models),
-            ],
+            "columns": _columns(models_path, benchmark_paths, predictions_path, models),
             "parents": [list(pair) for pair in lineage.parents(models)],
             "runs": [list(run.rows) for run in lineage.runs(models)],
             "neighbors": near,
@@ -276,12 +274,16 @@ def _layout(path: Path, places: Sequence[layout.Place]) -> dict[str, Any]:
     }
 
 
-def _scores(
-    tables: Sequence[Path], predictions: Path | None, models: Sequence[Model]
+def _columns(
+    path: Path, tables: Sequence[Path], predictions: Path | None, models: Sequence[Model]
 ) -> list[dict[str, Any]]:
+    """Those of models.tsv, then benchmark scores and what is predicted of them."""
+    own = explorer_columns.columns(path)
+    taken = [column["name"] for column in own]
     names = [model.model for model in models]
     found = [] if predictions is None else prediction_files.read_predictions(predictions, names)
-    return explorer_columns.scores(benchmarks.read_benchmarks(tables, models), found, names)
+    measured = benchmarks.read_benchmarks(tables, models)
+    return [*own, *explorer_columns.scores(measured, found, names, taken)]
 
 
 def _notes(path: Path) -> list[str]:

@@ -96,7 +96,8 @@ function domainChart(parts, { numbers }) {
 }
 
 const MAIN = ["family", "parameters", "created_at", "bits_per_byte", "dtype", "revision", "base_model"];
-const rest = () => [...columns.keys()].filter((name) => !MAIN.includes(name));
+const rest = () => [...columns.values()].filter(({ name, task }) => !MAIN.includes(name) && task === undefined)
+  .map(({ name }) => name);
 
 /** What models.tsv says of one model, or of two side by side. */
 function identity(rows, wanted) {
@@ -109,6 +110,23 @@ function identity(rows, wanted) {
       return make("tr", {}, make("th", { scope: "row" }, head),
         ...rows.map((row) => make("td", {}, ...contents(name, row))));
     })));
+}
+
+/** Benchmark scores of one model, measured and predicted; null where there are none. */
+function scores(row) {
+  const found = new Map();
+  for (const { name, task, predicted } of columns.values()) {
+    if (task === undefined || cell(name, row) === null) continue;
+    found.set(task, { ...found.get(task), [predicted ? "predicted" : "measured"]: shown(name, row) });
+  }
+  if (!found.size) return null;
+  const all = [...found].map(([task, own]) => ({ task, ...own }));
+  const kinds = ["measured", "predicted"].filter((kind) => all.some((own) => own[kind]));
+  return make("table", { class: "domains scores" },
+    make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "benchmark" }),
+      ...kinds.map((kind) => make("th", { scope: "col", class: "number", text: kind })))),
+    make("tbody", {}, ...all.map((own) => make("tr", {}, make("th", { scope: "row", text: own.task }),
+      ...kinds.map((kind) => make("td", { class: "number", text: own[kind] ?? "–" }))))));
 }
 
 /** Base models: those on the map as buttons. */

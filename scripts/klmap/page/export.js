@@ -1,6 +1,6 @@
 // What leaves the page: the selection as a table, and a link that opens this view again.
 
-const EXPORT_HELP = "All columns of models.tsv and the place on the map. Text that a spreadsheet would take "
+const EXPORT_HELP = "All columns of models.tsv, benchmark scores and the place on the map. Text that a spreadsheet would take "
   + "for a formula (it begins with =, +, - or @ and is no number) gets an apostrophe in front.";
 
 /** A cell as klmap's tables have it: white space is a space, what holds quotes is quoted. */

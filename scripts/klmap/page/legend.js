@@ -1,11 +1,17 @@
 // What the colours mean, and what else is shown: categories that toggle, a scale, switches.
 
-const GROUPS = [["category", "Categories"], ["number", "Numbers"], ["date", "Dates"]];
+const GROUPS = [
+  ["Categories", ({ kind }) => kind === "category"],
+  ["Numbers", ({ kind, task }) => kind === "number" && task === undefined],
+  ["Dates", ({ kind }) => kind === "date"],
+  ["Benchmark scores", ({ task, predicted }) => task !== undefined && !predicted],
+  ["Predicted scores", ({ task, predicted }) => task !== undefined && predicted],
+];
 
 function fillColorMenu() {
   const menu = find("#color");
-  const groups = GROUPS.map(([kind, label]) => {
-    const own = [...columns.values()].filter((column) => column.kind === kind);
+  const groups = GROUPS.map(([label, belongs]) => {
+    const own = [...columns.values()].filter(belongs);
     return make("optgroup", { label }, ...own.map(({ name, label: text }) => make("option", { value: name, text })));
   });
   if (knowsAll() && K > 2) {

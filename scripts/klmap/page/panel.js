@@ -54,7 +54,7 @@ function onePanel(row) {
   return [
     make("header", { class: "head" }, heading(row), clearButton()),
     identity([row], MAIN),
-    make("details", {}, make("summary", { text: "More about it" }), identity([row], rest())),
+    make("details", {}, make("summary", { text: "More about it" }), identity([row], rest()), scores(row)),
     ...relations(row),
     make("div", { class: "actions" }, K > 1 ? compareButton() : null, knowsAll() && K > 2
       ? button("Colour by distance", () => colorBy(FROM_SELECTED), { "data-help": HELP.distance }) : null),
