@@ -89,6 +89,15 @@ def test_a_layout_that_does_not_know_by_what_it_was_made_goes_on_as_usual() -> N
     assert made.movement.largest > 0
 
 
+def test_a_map_that_was_not_held_before_can_be_held_from_now_on() -> None:
+    points = families(80)
+    first, now = cloud_of(points, range(78)), cloud_of(points, range(80))
+    free = Settings(iterations=500)
+    before = placement.make(first, free, placement.FIRST)
+    made = placement.make(now, HOLD, kept(before, first, free))
+    assert places(before).items() <= places(made).items()
+
+
 def test_one_old_model_is_enough_to_hold() -> None:
     points = np.random.default_rng(0).normal(size=(6, 4))
     made = fixed.place(points, np.array([2]), np.array([[1.0, 2.0]]), HOLD)

@@ -157,7 +157,7 @@ def test_models_of_one_type_are_predicted_by_random_folds(tmp_path: Path) -> Non
     with small(tmp_path, 30, families=1) as (matrix, models, scores):
         found = prediction.predict(matrix, models, scores, Settings(("Q",), seeds=2))
     assert {row.split for row in found.accuracy} == {"random", ""}
-    assert {row.folds for row in found.predictions} == {"random"}
+    assert {row.split for row in found.predictions} == {"random"}
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_nine_of_ten_new_models_are_within_their_intervals(tmp_path: Path, new_t
             found = prediction.predict(matrix, models, scores.of(["one"]), settings)
         new = [found.predictions[row] for row in hidden]
         assert {row.how for row in new} == {tables.NEW}
-        by = [row.folds == ("type" if new_types else "random") for row in new]
+        by = [row.split == ("type" if new_types else "random") for row in new]
         assert np.mean(by) > 0.9
         told = [(n, row) for n, row in zip(hidden, new, strict=True) if not row.far]
         assert len(told) > 0.9 * len(hidden)
@@ -333,10 +333,10 @@ def test_a_model_unlike_its_own_type_has_the_errors_of_other_types(tmp_path: Pat
         scores.values[[strange, usual]] = np.nan
         found = prediction.predict(matrix, models, scores, Settings(("Q",), seeds=1, curve=False))
     rows = {row.model: row for row in found.predictions if row.task == "one"}
-    assert rows[models[usual].model].folds == "random"
+    assert rows[models[usual].model].split == "random"
     row = rows[models[strange].model]
     known = [other.distance for other in rows.values() if other.how == tables.OUT_OF_FOLD]
-    assert row.folds == "type"
+    assert row.split == "type"
     assert row.far == (row.distance > max(known))
 
 
@@ -415,7 +415,7 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     first, second = tables.read_predictions(tmp_path / "predictions.tsv", ["a", "b", "c"])
     assert first == rows[0]
     assert np.isnan([second.measured, second.low, second.high]).all()
-    assert (second.predicted, second.how, second.folds) == (1.5, "new", "random")
+    assert (second.predicted, second.how, second.split) == (1.5, "new", "random")
     assert (second.distance, second.far) == (12.25, True)
     with pytest.raises(InputError, match="'b' is not on the map"):
         tables.read_predictions(tmp_path / "predictions.tsv", ["a"])

@@ -94,7 +94,7 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
     width = max(_LEFT + columns * (panel + _GAP) + _LEGEND, _NARROWEST)
     tall = max(lines * (panel + _GAP) - _GAP + 0.1, 0.45 + 0.21 * (len(legend) + 4))
     height = _TOP + tall + _FOOT
-    split = next(row.folds for row in found.predictions if row.how == OUT_OF_FOLD)
+    split = next(row.split for row in found.predictions if row.how == OUT_OF_FOLD)
     held = "other types" if split == TYPE else "other folds, drawn at random"
     new = {row.model for row in shown if row.how == NEW} - scored
     figure = style.new_figure(

@@ -312,7 +312,7 @@ def write(
         quality=faithful,
         stable=made.movement,
         reason=made.reason,
-        vectors=dict(zip(found.names, found.vectors, strict=True)) if settings.fixed else {},
+        vectors=dict(zip(found.names, found.vectors, strict=True)),
     )
     layout.write_report(report, described)
     logger.info("%s", layout.sentence(described))

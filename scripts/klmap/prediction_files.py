@@ -64,7 +64,7 @@ class Predicted:
         high: upper end of the interval, NaN where ``far``.
         how: ``out of fold`` for a model with a score, the mean over seeds of predictions from
             models of other folds; ``new`` for one without, predicted from all models with one.
-        folds: by which folds, ``type`` or ``random``, the errors behind the interval were made.
+        split: by which folds, ``type`` or ``random``, the errors behind the interval were made.
         distance: KL, bits per byte, to the nearest of the models that it was predicted from:
             those of other types by folds of types, else all others with the score.
         far: whether the distance is one that the folds say nothing of, so that there is no
@@ -78,7 +78,7 @@ class Predicted:
     low: float
     high: float
     how: str
-    folds: str
+    split: str
     distance: float
     far: bool
 
@@ -171,5 +171,5 @@ def read_predictions(path: Path, models: Sequence[str] | None = None) -> list[Pr
 def _predicted(row: dict[str, str]) -> Predicted:
     names = ("measured", "predicted", "low", "high", "distance")
     numbers = {name: float(row[name] or math.nan) for name in names}
-    text = {name: row[name] for name in ("model", "task", "how", "folds")}
+    text = {name: row[name] for name in ("model", "task", "how", "split")}
     return Predicted(**numbers, **text, far=row["far"] == "true")  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ class _How:
 
     how: str
     place: int
-    folds: str
+    split: str
     distance: float
     far: bool
 
@@ -137,8 +137,8 @@ class Each:
             low, high = (float(end) for end in sample.limits[:, number])
             rows_of_task = []
             for row, how in sorted(made.items()):
-                value = float((new[:, number] if how.how == NEW else mean[how.folds])[how.place])
-                ends = max(value - half[how.folds], low), min(value + half[how.folds], high)
+                value = float((new[:, number] if how.how == NEW else mean[how.split])[how.place])
+                ends = max(value - half[how.split], low), min(value + half[how.split], high)
                 rows_of_task.append(
                     Predicted(
                         self.models[row].model,
@@ -147,7 +147,7 @@ class Each:
                         value,
                         *((math.nan, math.nan) if how.far else ends),
                         how.how,
-                        how.folds,
+                        how.split,
                         how.distance,
                         how.far,
                     )
