@@ -64,8 +64,7 @@ class Report:
         quality: how faithful the layout is.
         stable: how it differs from the one before; None if it is fresh.
         reason: why it is fresh; empty if it is not.
-        vectors: a hash of each model's log-likelihoods, by which it is known again; none in a layout
-            of an earlier klmap.
+        vectors: a hash of each model's log-likelihoods; none in a layout of an earlier klmap.
     """
 
     texts_sha256: str
