@@ -128,6 +128,11 @@ def test_sentences_name_the_shift_or_that_it_is_unknown() -> None:
     assert second.startswith("ours was scored with prefix bos, lab with default: expected to move")
 
 
+def test_a_shift_that_nobody_sees_is_no_list_of_zeros() -> None:
+    (said,) = conventions.sentences(of(ours(dtype="float32", noise=1e-4)))
+    assert said.endswith("expected to move the model by a KL below 0.0001 bits per byte.")
+
+
 def test_a_matrix_of_both_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "results" / "t")
     folder.add("theirs", attributes={**PUBLISHED, "imported": "lab", "card": "{}"})

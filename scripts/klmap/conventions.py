@@ -30,6 +30,8 @@ FIRST_TOKEN = (0.84, 0.27)
 """Mean and standard deviation of the surprisal of a text's first token in units of ln(vocabulary),
 as measured on three demo models."""
 
+_UNSEEN_SHIFT = 0.1
+_UNSEEN_KL = 1e-4
 _SHOWN = 5
 
 
@@ -260,7 +262,9 @@ def _sentence(release: str, key: str, expected: str, found: Sequence[Difference]
     shifts = [abs(item.shift) for item in found if math.isfinite(item.shift)]
     kls = [item.kl for item in found if math.isfinite(item.kl)]
     size = "by how much that moves them is unknown"
-    if shifts and kls:
+    if shifts and kls and max(shifts) < _UNSEEN_SHIFT and max(kls) < _UNSEEN_KL:
+        size = f"expected to move the model by a KL below {_UNSEEN_KL:g} bits per byte"
+    elif shifts and kls:
         size = (
             f"expected to move the mean log-likelihood by up to {max(shifts):.2g} nats per text, "
             f"and the model by a KL of up to {max(kls):.2g} bits per byte"
