@@ -63,6 +63,11 @@ SECTIONS = {
         "and measures its recall, `PCA` with 128 components and `NearestNeighbors` by brute force; "
         "beside `layout`, `PCA` and `TSNE`.",
     ),
+    "published": (
+        "The published map",
+        "`examples/published.yaml` on three files of the format and size of the published ones, "
+        "which are made up. There is no peer: what is published is notebooks.",
+    ),
     "predict": (
         "Benchmark scores from coordinates",
         "The protocol of Oyama et al. 2025, section 5: folds by type and at random, five seeds, "
