@@ -36,7 +36,7 @@ rule predict:
         runtime=map_minutes,
     params:
         code=CODE,
-        how=predict_arguments(),
+        how=arguments.predict(CONFIG),
         tasks=CONFIG.analyses.predict.tasks if CONFIG.analyses.predict else [],
     shell:
         f"{SCRIPTS}/predict.py --matrix {{input.matrix}} --models {{input.models}} "
@@ -120,7 +120,7 @@ rule axes:
         runtime=map_minutes,
     params:
         code=CODE,
-        how=axes_arguments(),
+        how=arguments.axes(CONFIG),
     shell:
         f"{SCRIPTS}/axes.py --matrix {{input.matrix}} --models {{input.models}} "
         "--benchmarks {input.benchmarks} --texts {input.texts} {params.how} "
@@ -161,7 +161,7 @@ rule contrast:
         runtime=map_minutes,
     params:
         code=CODE,
-        comparisons=comparisons(),
+        comparisons=arguments.comparisons(CONFIG),
         ends=CONFIG.analyses.contrast.ends if CONFIG.analyses.contrast else 20,
     shell:
         f"{SCRIPTS}/contrast.py --matrix {{input.matrix}} --models {{input.models}} "
@@ -204,7 +204,7 @@ rule robustness:
     params:
         code=CODE,
         others=other_arguments,
-        how=robustness_arguments(),
+        how=arguments.robustness(CONFIG),
     shell:
         f"{SCRIPTS}/robustness.py --matrix {{input.matrix}} --models {{input.models}} "
         "{params.others} {params.how} "
@@ -214,4 +214,4 @@ rule robustness:
 rule analyses:
     """Every analysis that the configuration asks for."""
     input:
-        analysis_files(),
+        products.analysis_files(CONFIG),

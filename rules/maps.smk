@@ -22,7 +22,7 @@ rule layout:
         runtime=map_minutes,
     params:
         code=CODE,
-        how=layout_arguments(),
+        how=arguments.layout(CONFIG),
     shell:
         f"{SCRIPTS}/layout.py --matrix {{input.matrix}} --kl {{input.kl}} "
         "--models {input.models} {params.how} "
@@ -185,4 +185,4 @@ rule explorer:
 rule map:
     """Every map that the configuration asks for, with its tables and figures."""
     input:
-        map_files(),
+        products.map_files(CONFIG),

@@ -58,9 +58,9 @@ rule sources:
     log:
         "logs/sources/sources.log",
     params:
-        rows=source_rows(),
+        rows=PLAN.source_rows(),
     run:
-        header = "\t".join(source_columns())
+        header = "\t".join(PLAN.source_columns())
         write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
 
 

@@ -12,7 +12,7 @@ rule plan:
     params:
         rows=plan_rows,
     run:
-        header = "model\tsource\ttexts\tscore\tdtype\tquantization"
+        header = "\t".join(PLAN_COLUMNS)
         write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
 
 

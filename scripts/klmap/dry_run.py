@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from klmap import forecast, releases
-from klmap.config import Config
 from klmap.config_analyses import NAMES
 from klmap.forecast import Outlook, Planned
+from klmap.plan import Plan
 
 MANY = 16
 """Jobs up to which Snakemake describes each of them, in ten lines; and models, all of whose files
@@ -122,9 +122,7 @@ class Summary(logging.Handler):
         super().close()
 
 
-def announce(
-    snakemake: Snakemake, config: Config, score_path: Callable[[str, str], str], code: str
-) -> None:
+def announce(snakemake: Snakemake, asked: Plan, code: str) -> None:
     """Make this dry run end with what it means, and leave out what is too long to read.
 
     Whoever chose what is printed (``--quiet``, ``--printshellcmds``, ``--verbose``,
@@ -132,8 +130,7 @@ def announce(
 
     Args:
         snakemake: what there is of Snakemake while it reads the rules.
-        config: the configuration.
-        score_path: file of a score, by text set and model.
+        asked: what the configuration asks for.
         code: the param that stands for the version of the library.
     """
     output = snakemake.workflow.output_settings
@@ -147,26 +144,21 @@ def announce(
             if job.rule.name in ("score", "matrix")
         }
         return [
-            _look(snakemake, config, score_path, code, texts, jobs)
-            for texts in config.texts
+            _look(snakemake, asked, code, texts, jobs)
+            for texts in asked.config.texts
             if texts in concerned
         ]
 
     shortens = not (output.quiet or output.printshellcmds or output.verbose or output.debug_dag)
-    snakemake.logger.addHandler(Summary(snakemake, look, len(config.models), shortens=shortens))
+    snakemake.logger.addHandler(
+        Summary(snakemake, look, len(asked.config.models), shortens=shortens)
+    )
 
 
-def _look(
-    snakemake: Snakemake,
-    config: Config,
-    score_path: Callable[[str, str], str],
-    code: str,
-    texts: str,
-    jobs: Sequence[Any],
-) -> Outlook:
+def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequence[Any]) -> Outlook:
     """One text set, as planned and as it lies on the disk."""
+    config = asked.config
     entries = config.by_slug
-    cards = Path(config.results, "models")
     importing = {job.wildcards.release for job in jobs if job.rule.name == "published"}
     imported = {
         name: None if name in importing else releases.count(Path(config.results), name)
@@ -177,8 +169,8 @@ def _look(
         texts,
         Path(config.results, texts),
         plan(snakemake.workflow.dag, texts, jobs, code),
-        {model: Path(score_path(texts, model)) for model in entries},
-        {model: cards / entry.source / "card.json" for model, entry in entries.items()},
+        {model: Path(asked.score(texts, model)) for model in entries},
+        {model: Path(asked.card(entry.source)) for model, entry in entries.items()},
         {model: config.spec(texts, entry) for model, entry in entries.items()},
         snakemake.settings_of,
         imported,

@@ -1,0 +1,147 @@
+"""What the rules tell their scripts, as it stands on a command line.
+
+Snakemake compares what is a param with what it was when a file was made, letter by letter: another
+order of the same arguments would draw every map again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from klmap.config import Config
+from klmap.config_analyses import Axes, Predict, Robustness
+from klmap.plan import Plan
+from klmap.products import other_matrices, release_files, releases_on
+
+_KEPT = {True: "", False: " --fresh", "fixed": " --fixed"}
+
+
+def identity(plan: Plan, source: str) -> str:
+    """Arguments that tell resolve which model is meant.
+
+    Raises:
+        ConfigError: no configured model has this source.
+    """
+    entry = plan.source(source)
+    revision = entry.effective_revision
+    parts = [
+        f"--id {shlex.quote(entry.repository)}",
+        f"--revision {shlex.quote(revision)}" if revision else "",
+        folder(plan, source),
+        "--remote-code" if plan.runs_code(source) else "",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def folder(plan: Plan, source: str) -> str:
+    """Argument that tells resolve and fetch where a local model lies; none for the Hub."""
+    found = plan.folder(source)
+    return f"--folder {shlex.quote(found)}" if found else ""
+
+
+def resolve(config: Config) -> str:
+    """Arguments of resolve and preflight that change nothing about what is found."""
+    return f"--on-failure {config.on_model_failure}{_mirrors(config)}"
+
+
+def fetch(config: Config) -> str:
+    """Arguments of every fetch that change nothing about what comes, and so are no params."""
+    return f"--budget-gb {config.hardware.disk_budget_gb:g} {resolve(config)}"
+
+
+def _mirrors(config: Config) -> str:
+    """Argument that names the mirrors of the Hub; nothing without any."""
+    mirrors = [str(Path(path).expanduser()) for path in config.hardware.mirrors]
+    return f" --mirrors {shlex.join(mirrors)}" if mirrors else ""
+
+
+def address(config: Config, texts: str) -> str:
+    """Argument that tells texts where a file of the web is; none for other sources."""
+    url = getattr(config.texts[texts], "url", None)
+    return f"--url {shlex.quote(url)}" if url else ""
+
+
+def score(config: Config) -> str:
+    """Arguments of every scoring job that change no number, and so are no params."""
+    batch = config.hardware.batch_tokens
+    return (
+        f"--on-failure {config.on_model_failure} "
+        f"--keep-tokens {str(config.scoring.keep_tokens).lower()} "
+        f"--batch-tokens {'auto' if batch is None else batch}"
+    )
+
+
+def preflight(config: Config) -> str:
+    """Arguments of preflight: how large the texts are, and what the machines offer."""
+    sizes = [
+        f"{name}={'all' if texts.n is None else texts.n},{texts.max_bytes}"
+        for name, texts in sorted(config.texts.items())
+    ]
+    offer = config.hardware
+    return (
+        f"--texts {' '.join(sizes)} --disk-budget-gb {offer.disk_budget_gb!r} "
+        f"--gpu-memory-gb {offer.gpu_memory_gb!r} --max-gpus {offer.max_gpus}"
+    )
+
+
+def clip(config: Config, texts: str) -> str:
+    """Argument of matrix that reuses the clip threshold of another map; by default of a release."""
+    threshold = config.map.clip_threshold
+    if threshold is not None:
+        return f"--clip-threshold={threshold!r}"
+    reports = release_files(config, texts, "report.json")
+    return f"--clip-from {reports[0]}" if reports else ""
+
+
+def allow(config: Config, texts: str) -> str:
+    """Argument of matrix that names in what scores may differ from those of a release."""
+    releases = [config.published[name] for name in releases_on(config, texts)]
+    names = {name for release in releases for name in release.allow}
+    return f"--allow {' '.join(sorted(names))}" if names else ""
+
+
+def layout(config: Config) -> str:
+    """Arguments of layout."""
+    how = config.map
+    return (
+        f"--method {how.method} --metric {how.metric} --perplexity {how.perplexity:g} "
+        f"--iterations {how.iterations} --seed {how.seed} --dense-limit {how.dense_limit}"
+        f"{_KEPT[how.stable]}"
+    )
+
+
+def predict(config: Config) -> str:
+    """Arguments of predict but for the tasks."""
+    how = config.analyses.predict or Predict()
+    return (
+        f"--features {' '.join(how.features)} --folds {how.folds} --seeds {how.seeds} "
+        f"--curve {str(how.curve).lower()}"
+    )
+
+
+def axes(config: Config) -> str:
+    """Arguments of axes."""
+    how = config.analyses.axes or Axes()
+    return f"--components {how.components} --ends {how.ends}"
+
+
+def comparisons(config: Config) -> str:
+    """What contrast compares, as JSON."""
+    asked = config.analyses.contrast
+    if asked is None:
+        return ""
+    return json.dumps(asked.model_dump(mode="json")["comparisons"], sort_keys=True)
+
+
+def robustness(config: Config) -> str:
+    """Arguments of robustness but for the other text sets."""
+    how = config.analyses.robustness or Robustness()
+    return f"--splits {how.splits} --draws {how.draws} --seed {how.seed}"
+
+
+def others(config: Config, texts: str) -> str:
+    """Argument that names the matrices of the other text sets; nothing where there are none."""
+    pairs = [f"{name}={path}" for name, path in other_matrices(config, texts).items()]
+    return f"--others {' '.join(pairs)}" if pairs else ""
