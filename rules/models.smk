@@ -60,7 +60,7 @@ rule sources:
     params:
         rows=PLAN.source_rows(),
     run:
-        header = "\t".join(PLAN.source_columns())
+        header = PLAN.source_header()
         write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
 
 

@@ -123,9 +123,9 @@ def test_tables_have_one_line_for_each_model_source_and_score(tmp_path: Path) ->
 
 def test_only_who_runs_code_of_others_finds_a_column_for_it(tmp_path: Path) -> None:
     opted = {"id": "org/own-code", "revision": "0" * 40, "remote_code": True}
-    assert "remote_code" not in planned(tmp_path).source_columns()
+    assert "remote_code" not in planned(tmp_path).source_header()
     plan = planned(tmp_path, [*MODELS, opted])
-    assert plan.source_columns()[-1] == "remote_code"
+    assert plan.source_header().endswith("\tremote_code")
     flags = {row.split("\t")[1]: row.split("\t")[-1] for row in plan.source_rows()}
     assert {name for name, flag in flags.items() if flag == "true"} == {"org/own-code"}
 

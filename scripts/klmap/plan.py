@@ -222,14 +222,18 @@ class Plan:
             rows.append("\t".join(cells))
         return rows
 
-    def source_columns(self) -> list[str]:
+    def source_header(self) -> str:
+        """First line of the table of sources."""
+        return "\t".join(self._source_columns())
+
+    def _source_columns(self) -> list[str]:
         """Columns of the table of sources; the last one only where some model opted in to it."""
         columns = ["source", "id", "revision", "folder"]
         return columns + ["remote_code"] * any(map(self.runs_code, self.models_of))
 
     def source_rows(self) -> list[str]:
         """One tab-separated line per configured source: what refresh has to ask about."""
-        columns = self.source_columns()
+        columns = self._source_columns()
         rows = []
         for source, entry in sorted(self.config.by_source.items()):
             cells = {
