@@ -161,7 +161,7 @@ rule contrast:
         runtime=map_minutes,
     params:
         code=CODE,
-        comparisons=arguments.comparisons(CONFIG),
+        comparisons=comparisons_of,
         ends=CONFIG.analyses.contrast.ends if CONFIG.analyses.contrast else 20,
     shell:
         f"{SCRIPTS}/contrast.py --matrix {{input.matrix}} --models {{input.models}} "

@@ -423,6 +423,11 @@ def other_arguments(wildcards: object) -> str:
     return arguments.others(CONFIG, wildcards.texts)
 
 
+def comparisons_of(wildcards: object) -> str:
+    """What contrast compares on a text set, as JSON."""
+    return arguments.comparisons(CONFIG, wildcards.texts)
+
+
 def map_memory(wildcards: object, attempt: int) -> int:
     """Megabytes of a job that works on all models of a map; docs/benchmarks.md has what they take."""
     return attempt * (4000 + 80 * MODELS // 1000)

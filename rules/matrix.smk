@@ -36,7 +36,16 @@ rule matrix:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
         failures=f"{RESULTS}/{{texts}}/failures.tsv",
-        differences=(f"{RESULTS}/{{texts}}/conventions.tsv" if CONFIG.published else []),
+        differences=(
+            report(
+                f"{RESULTS}/{{texts}}/conventions.tsv",
+                caption="captions/conventions.rst",
+                category="Text set {texts}",
+                labels={"figure": "Models scored in another way"},
+            )
+            if CONFIG.published
+            else []
+        ),
     log:
         "logs/matrix/{texts}.log",
     conda:

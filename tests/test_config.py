@@ -103,6 +103,11 @@ def test_every_key_is_documented_in_the_schema():
         ("../checkpoints/run7", "../my run", "models[3]: '../my run' gives the file name 'my run'"),
         ("analyses: {}", "analyses: {predit: {}}", "analyses.predit: unknown key; known keys: be"),
         ("analyses: {}", "analyses: {axes: {end: 3}}", "axes.end: unknown key; known keys: comp"),
+        (
+            "analyses: {}",
+            "analyses: {contrast: {comparisons: {one: {first: a, texts: pil}}}}",
+            "contrast.comparisons.one.texts: no text set 'pil'; configured: demo, pile, mine",
+        ),
         ("analyses: {}", "analyses: {predict: }", "analyses.predict: no benchmark scores to learn"),
         (
             "analyses: {}",

@@ -156,6 +156,32 @@ def test_what_needs_all_pairs_is_left_out_above_the_limit(tmp_path: Path) -> Non
     assert set(products.figure_names(few)) <= set(products.FIGURE_TITLES)
 
 
+def test_comparisons_may_name_their_text_sets(tmp_path: Path) -> None:
+    plan = planned(
+        tmp_path,
+        texts={"tiny": {"source": "environment"}, "mine": {"source": "file", "path": "a"}},
+        analyses={"contrast": {"comparisons": {
+            "here": {"first": ["a"], "second": ["b"], "texts": "tiny"}, "there": {"first": ["a"]},
+        }}},
+    )  # fmt: skip
+    config = plan.config
+    assert '"here"' in arguments.comparisons(config, "tiny")
+    assert arguments.comparisons(config, "mine") == '{"there": {"first": ["a"], "second": null}}'
+    files = products.analysis_files(config)
+    assert f"{config.results}/mine/contrast/texts.tsv" in files
+
+
+def test_a_text_set_without_comparisons_has_no_contrast(tmp_path: Path) -> None:
+    plan = planned(
+        tmp_path,
+        texts={"tiny": {"source": "environment"}, "mine": {"source": "file", "path": "a"}},
+        analyses={"contrast": {"comparisons": {"here": {"first": ["a"], "texts": ["tiny"]}}}},
+    )
+    files = products.analysis_files(plan.config)
+    assert f"{plan.config.results}/tiny/contrast/texts.tsv" in files
+    assert not [path for path in files if "/mine/" in path]
+
+
 def test_arguments_are_the_same_to_the_letter(tmp_path: Path) -> None:
     """Most of these are params: another letter would draw every map again."""
     plan = planned(
@@ -173,7 +199,7 @@ def test_arguments_are_the_same_to_the_letter(tmp_path: Path) -> None:
     assert arguments.predict(config) == "--features Q L --folds 5 --seeds 5 --curve true"
     assert arguments.axes(config) == "--components 10 --ends 10"
     assert arguments.robustness(config) == "--splits 50 --draws 20 --seed 42"
-    assert arguments.comparisons(config) == ""
+    assert arguments.comparisons(config, "tiny") == "{}"
     assert arguments.others(config, "mine") == f"--others tiny={config.results}/tiny/matrix.h5"
     assert arguments.clip(config, "mine") == ""
     report = f"{config.results}/published/lab/report.json"

@@ -13,7 +13,7 @@ from pathlib import Path
 from klmap.config import Config
 from klmap.config_analyses import Axes, Predict, Robustness
 from klmap.plan import Plan
-from klmap.products import other_matrices, release_files, releases_on
+from klmap.products import comparisons_on, other_matrices, release_files, releases_on
 
 _KEPT = {True: "", False: " --fresh", "fixed": " --fixed"}
 
@@ -127,12 +127,13 @@ def axes(config: Config) -> str:
     return f"--components {how.components} --ends {how.ends}"
 
 
-def comparisons(config: Config) -> str:
-    """What contrast compares, as JSON."""
-    asked = config.analyses.contrast
-    if asked is None:
-        return ""
-    return json.dumps(asked.model_dump(mode="json")["comparisons"], sort_keys=True)
+def comparisons(config: Config, texts: str) -> str:
+    """What contrast compares on a text set, as JSON."""
+    asked = {
+        name: comparison.model_dump(mode="json", exclude={"texts"})
+        for name, comparison in comparisons_on(config, texts).items()
+    }
+    return json.dumps(asked, sort_keys=True)
 
 
 def robustness(config: Config) -> str:

@@ -55,8 +55,10 @@ class Comparison(Strict):
     """Names on the map, ids, or `family:NAME`."""
     second: list[str] | None = Field(None, min_length=1)
     """The same; without it the models of `first` are compared with each other."""
+    texts: list[str] | None = Field(None, min_length=1)
+    """Text sets on which to compare them; all without any."""
 
-    @field_validator("first", "second", mode="before")
+    @field_validator("first", "second", "texts", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value

@@ -195,6 +195,15 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
             f"{places.name(where, origins)}: no benchmark scores to learn from; name tables under "
             f"analyses.benchmarks, or metadata: of a release{places.line(where, origins)}"
         )
+    asked = config.analyses.contrast
+    for name, comparison in ({} if asked is None else asked.comparisons).items():
+        for texts in comparison.texts or []:
+            if texts not in config.texts:
+                where = ["analyses", "contrast", "comparisons", name, "texts"]
+                problems.append(
+                    f"{places.name(where, origins)}: no text set {texts!r}; configured: "
+                    f"{', '.join(config.texts)}{places.line(where, origins)}"
+                )
     slugs: dict[str, int] = {}
     sources: dict[str, int] = {}
     for number, entry in enumerate(config.models):

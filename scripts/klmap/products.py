@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from klmap.config import Config
+from klmap.config_analyses import Comparison
 
 FIGURE_TITLES = {
     "map": "Map",
@@ -154,13 +155,27 @@ def map_files(config: Config) -> list[str]:
     return [f"{config.results}/{texts}/{name}" for texts in config.texts for name in names]
 
 
+def comparisons_on(config: Config, texts: str) -> dict[str, Comparison]:
+    """What is to be compared on a text set, by name."""
+    asked = config.analyses.contrast
+    found = {} if asked is None else asked.comparisons
+    return {name: each for name, each in found.items() if each.texts is None or texts in each.texts}
+
+
+def _has_material(config: Config, analysis: str, texts: str) -> bool:
+    """Whether there is what an analysis works on."""
+    if analysis == "contrast":
+        return bool(comparisons_on(config, texts))
+    return analysis not in NEED_BENCHMARKS or bool(benchmarks_on(config, texts))
+
+
 def analysis_files(config: Config) -> list[str]:
     """Everything that the configured analyses write."""
     return [
         f"{config.results}/{texts}/{name}/{file}"
         for texts in config.texts
         for name in config.analyses.on
-        if name not in NEED_BENCHMARKS or benchmarks_on(config, texts)
+        if _has_material(config, name, texts)
         for file in [*ANALYSES[name][0], *_with_endings(ANALYSES[name][1])]
     ]
 
