@@ -301,6 +301,25 @@ def test_colour_says_which_group_the_texts_are_likelier_to() -> None:
     assert colors[2:] == [colors[2]] * 3
 
 
+def test_one_group_is_all_scatter_and_no_difference_of_means(matrix: InMemory) -> None:
+    figure = drawn([one(matrix, (1, 4, 7))], LABELS)
+    inner = [bar.get_width() for bar in figure.axes[0].containers[1]]
+    assert not any(inner)
+    assert "two groups" not in words_of(figure)
+
+
+def test_domains_that_are_joined_keep_their_side() -> None:
+    values = np.full(40, 2.0) + np.random.default_rng(0).normal(0, 0.1, 40)
+    found = Contrast(Groups("x", (0,), (1,)), values**2, 0.1, values, values)
+    parts = contrast.by_domain(found, split.domains_of([f"d{n // 2}" for n in range(40)]))
+    parts = [replace(part, mean_difference=2.0, mean_difference_se=0.1) for part in parts]
+    joined = figure_contrast._joined(parts)[-1]
+    assert joined.domain.endswith("other domains")
+    assert joined.mean_difference == pytest.approx(2.0)
+    assert joined.mean_difference_se is not None
+    assert joined.mean_difference_se < 0.1
+
+
 def test_few_panels_and_bars_stand_for_many(matrix: InMemory) -> None:
     labels = [f"d{n}" for n in range(len(LABELS))]
     found = [replace(one(matrix, (4,), (7,)), groups=Groups(f"c{n}", (4,), (7,)))

@@ -94,17 +94,24 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
         return list(parts)
     kept, rest = parts[: MOST_BARS - 1], parts[MOST_BARS - 1 :]
     between = [part.between for part in rest if part.between is not None]
+    texts = sum(part.texts for part in rest)
+    means = [
+        (part.texts / texts * part.mean_difference, part.texts / texts * part.mean_difference_se)
+        for part in rest
+        if part.mean_difference is not None and part.mean_difference_se is not None
+    ]
+    known = len(means) == len(rest)
     joined = Part(
         domain=f"{len(rest)} other domains",
-        texts=sum(part.texts for part in rest),
+        texts=texts,
         kl=sum(part.kl for part in rest),
         # Parts of different texts are nearly uncorrelated.
         se=math.hypot(*(part.se for part in rest)),
         share=sum(part.share for part in rest),
         text_share=sum(part.text_share for part in rest),
         between=sum(between) if between else None,
-        mean_difference=None,
-        mean_difference_se=None,
+        mean_difference=sum(mean for mean, _ in means) if known else None,
+        mean_difference_se=math.hypot(*(error for _, error in means)) if known else None,
     )
     return [*kept, joined]
 
@@ -125,7 +132,7 @@ def _panel(axes: Axes, item: Contrast, parts: Sequence[Part], left: float) -> No
     places = range(len(parts))
     colors = [_color(part) for part in parts]
     axes.barh(places, [part.kl for part in parts], 0.72, color=colors, alpha=0.32, zorder=2)
-    inner = [part.kl if part.between is None else part.between for part in parts]
+    inner = [part.between or 0.0 for part in parts]
     axes.barh(places, inner, 0.72, color=colors, zorder=3)
     axes.errorbar(
         [part.kl for part in parts], places, xerr=[part.se for part in parts], fmt="none",
@@ -199,7 +206,7 @@ def _note(shown: Sequence[Contrast]) -> str:
             "Colour: whose log-likelihood is the higher on the texts of the domain, relative to "
             f"all texts, by more than {SURE:g} standard errors."
         )
-    if any(item.groups.pairs > 1 for item in shown):
+    if any(item.between is not None and item.groups.pairs > 1 for item in shown):
         lines.append(
             "Full colour: the part that the difference of the two groups' means makes; pale: what "
             "models scatter within their groups. This parting is klmap's own."
