@@ -33,7 +33,7 @@ rule predict:
     threads: 2
     resources:
         mem_mb=map_memory,
-        runtime=map_minutes,
+        runtime=predict_minutes,
     params:
         code=CODE,
         how=arguments.predict(CONFIG),

@@ -438,6 +438,11 @@ def map_minutes(wildcards: object, attempt: int) -> int:
     return attempt * (20 + MODELS // 100)
 
 
+def predict_minutes(wildcards: object, attempt: int) -> int:
+    """Minutes of the predictions, which decompose a matrix of all scored models many times."""
+    return attempt * (20 + MODELS // 25)
+
+
 updates.leave_alone(FileBackupMixin, PersistenceBase)
 
 # Snakemake looks up the parameters of a function each time before it calls it: several times for
