@@ -211,6 +211,23 @@ def test_an_id_is_the_last_checkpoint_of_the_plainest_variant() -> None:
     assert ask(["org/a"], ["org/b"]).second == (3,)
 
 
+def test_an_id_of_a_model_scored_again_is_the_one_called_after_it() -> None:
+    published, again = Model("org--m", id="org/m"), Model("m-again", id="org/m")
+    for models in ([published, again], [again, published]):
+        text = json.dumps({"x": {"first": ["org/m"], "second": ["m-again"]}})
+        found = groups.find(text, models)[0]
+        assert [models[row] for row in (*found.first, *found.second)] == [published, again]
+
+
+def test_an_id_of_several_models_none_of_which_is_called_after_it_is_refused() -> None:
+    models = [Model("one", id="org/m"), Model("two", id="org/m"), Model("z", id="z")]
+    text = json.dumps({"x": {"first": ["org/m"], "second": ["z"]}})
+    with pytest.raises(InputError) as error:
+        groups.find(text, models)
+    for word in ("comparisons.x.first", "'org/m' is the id of 2 models", "one, two"):
+        assert word in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [

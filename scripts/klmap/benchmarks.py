@@ -16,6 +16,7 @@ from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import read_tsv
 from klmap.log import logger
+from klmap.vectors import slug
 
 MEAN_TASKS = ("6-TaskMean", "mean")
 """Columns that are the mean of others, the published one first."""
@@ -58,39 +59,48 @@ def read_benchmarks(paths: Sequence[Path], models: Sequence[Model]) -> Benchmark
     """Read tables of benchmark scores and join them to the models.
 
     Args:
-        paths: tab-separated tables with a column ``model``, a name on the map or an id that only
-            one model of the map has, and one column per task. A task may stand in several tables.
+        paths: tab-separated tables with a column ``model``, a name on the map or an id, and one
+            column per task. A task may stand in several tables. An id that several models of the
+            map have is that of the one whose name is made from it.
         models: the models of the map.
 
     Returns:
-        Scores in the order of ``models``; models that no table names have none.
+        Scores in the order of ``models``; models that no table names have none. Rows that belong
+        to no model, or to several, are left out, with a warning.
 
     Raises:
         InputError: a table has no column ``model``, a cell is no number, or a model has two
             different scores for one task.
     """
     rows = _rows_by_name(models)
+    several = rows_by_id(models)
     tasks: dict[str, int] = {}
     found: dict[tuple[int, int], tuple[float, str]] = {}
     for path in paths:
-        unknown = []
+        unknown: list[str] = []
+        ambiguous: dict[str, list[str]] = {}
         for number, line in enumerate(read_tsv(path), start=2):
             place = f"{path}:{number}"
             if "model" not in line:
                 raise InputError(f"{path}: no column 'model'; columns: {', '.join(line)}")
-            row = rows.get(line["model"])
+            name = line["model"]
+            row = rows.get(name)
             if row is None:
-                unknown.append(line["model"])
+                if name in several:
+                    ambiguous[name] = [models[row].model for row in several[name]]
+                else:
+                    unknown.append(name)
                 continue
             for task, value in _scores(line, place):
                 cell = row, tasks.setdefault(task, len(tasks))
                 known, where = found.setdefault(cell, (value, place))
                 if known != value:
                     raise InputError(
-                        f"{place}: {task} of {line['model']!r} is {value:g}, but {known:g} at "
+                        f"{place}: {task} of {name!r} is {value:g}, but {known:g} at "
                         f"{where}; keep one of them"
                     )
         _tell_unknown(path, unknown, models)
+        _tell_ambiguous(path, ambiguous)
     values = np.full((len(models), len(tasks)), np.nan)
     for cell, (value, _) in found.items():
         values[cell] = value
@@ -98,12 +108,31 @@ def read_benchmarks(paths: Sequence[Path], models: Sequence[Model]) -> Benchmark
 
 
 def _rows_by_name(models: Sequence[Model]) -> dict[str, int]:
-    """Rows of the models by their names, and by ids that only one of them has."""
-    by_id: dict[str, list[int]] = {}
-    for row, model in enumerate(models):
-        by_id.setdefault(model.id, []).append(row)
-    alone = {name: rows[0] for name, rows in by_id.items() if name and len(rows) == 1}
+    """Rows of the models by their names, and by ids that mean one of them."""
+    alone = {id_: rows[0] for id_, rows in rows_by_id(models).items() if len(rows) == 1}
     return alone | {model.model: row for row, model in enumerate(models)}
+
+
+def rows_by_id(models: Sequence[Model]) -> dict[str, list[int]]:
+    """Which models an id means: one, if only one has it or bears the name made from it.
+
+    A release's model that is scored again under a name of its own has the same id as the first,
+    which is called after it.
+
+    Args:
+        models: the models of a map.
+
+    Returns:
+        Rows of the models by their ids, ascending; several where none is called after the id.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, model in enumerate(models):
+        if model.id:
+            rows.setdefault(model.id, []).append(row)
+    for id_, found in rows.items():
+        if len(found) > 1:
+            rows[id_] = [row for row in found if models[row].model == slug(id_)] or found
+    return rows
 
 
 def _scores(line: Mapping[str, str], place: str) -> list[tuple[str, float]]:
@@ -136,4 +165,20 @@ def _tell_unknown(path: Path, unknown: Sequence[str], models: Sequence[Model]) -
     rest = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
     logger.warning(
         "%s: %d models are not on this map: %s%s", path, len(unknown), ", ".join(words), rest
+    )
+
+
+def _tell_ambiguous(path: Path, ambiguous: Mapping[str, Sequence[str]]) -> None:
+    """Say in the log which ids of a table several models of the map have."""
+    if not ambiguous:
+        return
+    words = [
+        f"{id_!r} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+        for id_, names in list(ambiguous.items())[:_SHOWN]
+    ]
+    rest = f" and {len(ambiguous) - _SHOWN:,} more" if len(ambiguous) > _SHOWN else ""
+    logger.warning(
+        "%s: %d ids are those of several models of this map, none of which is called after the "
+        "id, and are left out: %s%s; write the names on the map instead",
+        *(path, len(ambiguous), ", ".join(words), rest),
     )

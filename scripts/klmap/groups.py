@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from klmap.benchmarks import rows_by_id
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.log import logger
@@ -45,15 +46,17 @@ class Groups:
 def find(comparisons: str, models: Sequence[Model]) -> list[Groups]:
     """The rows of the models that each comparison names.
 
-    An item is a model's name on the map, or an id, which stands for the last checkpoint of its
-    plainest variant, or ``family:NAME``. A model of both groups is not paired with itself.
+    An item is a model's name on the map, or an id, or ``family:NAME``. An id stands for the model
+    whose name is made from it; without one, for the last checkpoint of its plainest variant. A
+    model of both groups is not paired with itself.
 
     Args:
         comparisons: JSON, ``{"name": {"first": [items], "second": [items] or null}}``.
         models: rows of models.tsv.
 
     Raises:
-        InputError: no such model or family, one model alone, or two groups of the same models.
+        InputError: no such model or family, an id of several models, one model alone, or two
+            groups of the same models.
     """
     try:
         wanted = json.loads(comparisons)
@@ -119,10 +122,16 @@ def _matching(item: str, models: Sequence[Model], place: str) -> list[int]:
         return rows
     rows = [row for row, model in enumerate(models) if model.model == item]
     if not rows:
-        rows = [row for row, model in enumerate(models) if model.id == item]
+        rows = rows_by_id(models).get(item, [])
         plain = min((models[row].variant for row in rows), default="")
         rows = [row for row in rows if models[row].variant == plain]
-        rows = sorted(rows, key=lambda row: (models[row].step, models[row].model))[-1:]
+        last = max((models[row].step for row in rows), default=0)
+        rows = [row for row in rows if models[row].step == last]
+    if len(rows) > 1:
+        raise InputError(
+            f"{place}: {item!r} is the id of {len(rows)} models of this map; use the name of the "
+            f"one that is meant: {', '.join(models[row].model for row in rows)}"
+        )
     if not rows:
         names = [model.model for model in models] + [model.id for model in models]
         raise InputError(
