@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupKFold, KFold
 
 from klmap import collect, folds, geometry, kernels, prediction, store
 from klmap import prediction_files as tables
+from klmap.benchmark_tasks import main_tasks
 from klmap.benchmarks import Benchmarks, read_benchmarks
 from klmap.collect import Model
 from klmap.errors import InputError
@@ -28,6 +29,16 @@ from tests import release
 ROOT = Path(__file__).parents[1]
 
 Splits = list[list[tuple[np.ndarray, np.ndarray]]]
+
+
+@pytest.fixture
+def heard(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """What the log says."""
+    monkeypatch.setattr(logging.getLogger("klmap"), "propagate", True)
+    caplog.set_level(logging.INFO, "klmap")
+    return caplog
 
 
 @contextmanager
@@ -187,22 +198,89 @@ def test_planted_scores_of_a_release_are_found_by_type(published: Path) -> None:
 
 
 def test_a_mean_is_added_where_no_task_is_one() -> None:
-    values = np.array([[1.0, 3.0], [2.0, np.nan]])
-    added = prediction.with_mean(Benchmarks(["a", "b"], values))
-    assert added.tasks == ["a", "b", "mean"]
-    np.testing.assert_equal(added.values[:, 2], [2.0, np.nan])
-    for tasks in (["a", "6-TaskMean"], ["mean", "a"]):
-        assert prediction.with_mean(Benchmarks(tasks, values)).tasks == tasks
-    assert prediction.with_mean(Benchmarks(["a"], values[:, :1])).tasks == ["a"]
+    values = np.array([[1.0, 3.0, 9.0], [2.0, np.nan, 9.0]])
+    added = prediction.with_mean(Benchmarks(["a", "b", "c"], values), ["a", "b"])
+    assert added.tasks == ["a", "b", "c", "mean"]
+    np.testing.assert_equal(added.values[:, 3], [2.0, np.nan])
+    for tasks in (["a", "6-TaskMean", "c"], ["mean", "a", "c"]):
+        assert prediction.with_mean(Benchmarks(tasks, values), tasks).tasks == tasks
+    assert prediction.with_mean(Benchmarks(["a", "b", "c"], values), ["a"]).tasks == ["a", "b", "c"]
+
+
+def test_no_mean_is_added_of_tasks_in_different_units(heard: pytest.LogCaptureFixture) -> None:
+    values = np.array([[50.0, 2000.0, 0.5], [40.0, 10.0, 0.7]])
+    scores = Benchmarks(["ARC", "perplexity", "own"], values)
+    for tasks in (["ARC", "perplexity"], ["ARC", "own"], ["perplexity", "own"]):
+        assert prediction.with_mean(scores, tasks).tasks == scores.tasks
+    assert "different units: ARC 40 to 50, perplexity 10 to 2000" in heard.text
 
 
 def test_too_few_models_with_scores_are_explained(tmp_path: Path) -> None:
     with small(tmp_path, 30) as (matrix, models, scores):
+        scores.values[8:, 0] = np.nan
         scores.values[9:, 1] = np.nan
-        with pytest.raises(InputError, match=r"9 models .* 10 are needed.*one 30, two 9"):
+        with pytest.raises(InputError, match=r"no task has the 10 models .*: one 8, two 9"):
             prediction.predict(matrix, models, scores, Settings())
-        alone = scores.of(["one"])
-        assert prediction.predict(matrix, models, alone, Settings(seeds=1)).tasks == ["one"]
+
+
+def with_others(scores: Benchmarks, **others: int) -> Benchmarks:
+    """The same with tasks that only the last so many models have."""
+    columns = [scores.values]
+    for count in others.values():
+        own = scores.values[:, :1] * 0.5 + 20
+        own[: len(own) - count] = np.nan
+        columns.append(own)
+    return Benchmarks([*scores.tasks, *others], np.column_stack(columns))
+
+
+def test_a_task_that_few_models_have_changes_nothing_for_the_others(
+    tmp_path: Path, heard: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(seeds=2)
+    with small(tmp_path, 60) as (matrix, models, scores):
+        scores.values[:3, 0] = np.nan
+        alone = prediction.predict(matrix, models, scores, settings)
+        table = with_others(scores, ours=12, theirs=47, few=9)
+        found = prediction.predict(matrix, models, table, settings)
+        single = prediction.predict(matrix, models, table.of(["ours"]), settings)
+    assert found.tasks == ["one", "two", "ours", "theirs", "mean"]
+    assert "few is left out: 9 models of the map have it, and 10 are needed" in heard.text
+    assert "ours is predicted by itself, for the 12 models that have it" in heard.text
+    assert "it would be for 12 instead of 57" in heard.text
+    assert "one, two, mean: 57 of 60 models; without a score: one 3, mean 3" in heard.text
+    for of_all, of_some in (
+        (found.accuracy, alone.accuracy), (found.curve, alone.curve),
+        (found.predictions, alone.predictions),
+    ):  # fmt: skip
+        # By their cells, because a NaN is not even equal to itself.
+        assert [repr(row) for row in of_some] == [
+            repr(row) for row in of_all if row.task not in ("ours", "theirs")
+        ]
+    counts = {row.task: row.models for row in found.accuracy}
+    assert counts == {
+        "one": 57, "two": 57, "mean": 57, "ours": 12, "theirs": 47, tables.CONTROL: 57
+    }  # fmt: skip
+    own = [row for row in found.accuracy if row.task == "ours"]
+    expected = [row for row in single.accuracy if row.task == "ours"]
+    assert [row.split for row in own] == ["", "type", "random", "type", "random"]
+    for row, other in zip(own, expected, strict=True):
+        assert row.pearson == pytest.approx(other.pearson, abs=1e-6)
+    assert {point.models for point in found.curve if point.task == "ours"} == {9}
+    assert sum(row.task == "ours" for row in found.predictions) == 60
+
+
+def test_tasks_are_together_while_four_of_five_models_of_the_best_have_them_all() -> None:
+    values = np.full((100, 5), 1.0)
+    values[90:, 1] = np.nan
+    values[:10, 2] = np.nan
+    values[:11, 3] = np.nan
+    values[:, 4] = np.where(np.arange(100) < 85, np.nan, 1.0)
+    table = Benchmarks(["a", "b", "c", "d", "e"], values)
+    assert main_tasks(table, 10) == ["a", "b", "c"], "80 of 100; with d there are 79"
+    assert main_tasks(table, 81) == ["a", "b"]
+    assert main_tasks(table.of(["d", "e"]), 10) == ["d"]
+    assert main_tasks(table.of(["e"]), 20) == ["e"], "the best covered is there in any case"
+    assert main_tasks(table.of(["d", "c", "a"]), 10) == ["d", "c", "a"], "in the order of tables"
 
 
 @pytest.mark.parametrize("count", [10, 12])
@@ -271,18 +349,25 @@ def test_distances_are_the_kls_to_the_models_that_one_is_predicted_from(
     with small(tmp_path, 45) as (matrix, models, scores):
         new = [4, 31, 44]
         scores.values[new, 0] = np.nan
-        settings = Settings((features,), seeds=1, curve=False)
+        settings = Settings((features,), folds=3, seeds=4, curve=False)
         found = prediction.predict(matrix, models, scores.of(["one"]), settings)
         clipped = np.maximum(matrix.loglik(0, 45), matrix.clip_threshold)
         unit = 2 * geometry.nats_per_unit(matrix.mean_bytes)
+    kl = np.var(clipped[:, None] - clipped, axis=2) / unit
+    scored = sorted(set(range(45)) - set(new), key=lambda row: models[row].id)
+    drawn = folds.draw([models[row].family for row in scored], 3, 4)["type"]
+    other_types = []
     for row, model in enumerate(models):
-        others = [
-            other
-            for other in range(45)
-            if other not in new and (row in new or models[other].family != model.family)
-        ]
-        kl = [np.var(clipped[row] - clipped[other]) / unit for other in others]
-        assert found.predictions[row].distance == pytest.approx(min(kl), rel=1e-5)
+        trained = [[other for other in scored if row in new] for _ in drawn]
+        for others, tests in zip(trained, drawn, strict=True):
+            for test in tests:
+                if row in [scored[place] for place in test]:
+                    others += [scored[n] for n in range(len(scored)) if n not in test]
+        expected = np.median([min(kl[row, others]) for others in trained])
+        assert found.predictions[row].distance == pytest.approx(expected, rel=1e-5)
+        other_types.append(min(kl[row, n] for n in scored if models[n].family != model.family))
+    away = np.array([row.distance for row in found.predictions]) > np.array(other_types) * 1.001
+    assert away.any(), "the nearest of another type may be held out too"
 
 
 def random_weights(folder: Path, rows: Sequence[int]) -> None:
@@ -331,7 +416,7 @@ def test_a_model_unlike_its_own_type_has_the_errors_of_other_types(tmp_path: Pat
         strange = int(near.min(axis=1).argsort()[-1])
         usual = int(near.min(axis=1).argsort()[0])
         scores.values[[strange, usual]] = np.nan
-        found = prediction.predict(matrix, models, scores, Settings(("Q",), seeds=1, curve=False))
+        found = prediction.predict(matrix, models, scores, Settings(("Q",), curve=False))
     rows = {row.model: row for row in found.predictions if row.task == "one"}
     assert rows[models[usual].model].split == "random"
     row = rows[models[strange].model]

@@ -3,7 +3,8 @@
 The protocol is that of Oyama et al. 2025 (ACL, "Mapping 1,000+ Language Models via the
 Log-Likelihood Vector", section 5): ridge regression on the coordinates Q, outer folds by model
 type and at random, five seeds, correlations of the pooled out-of-fold predictions. The learning
-curve is klmap's own, and so is what :mod:`klmap.prediction_models` says of single models.
+curve is klmap's own, and so are which tasks are predicted together
+(:mod:`klmap.benchmark_tasks`) and what :mod:`klmap.prediction_models` says of single models.
 
 Scores are in the unit of their table, mostly percent.
 """
@@ -11,17 +12,19 @@ Scores are in the unit of their table, mostly percent.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from klmap import correlation, folds, kernels
 from klmap.arrays import Floats, Rows
+from klmap.benchmark_tasks import coverage, main_tasks, one_unit, scales
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.folds import RANDOM, Sample
+from klmap.log import logger
 from klmap.prediction_files import (
     CONTROL,
     Accuracy,
@@ -29,11 +32,11 @@ from klmap.prediction_files import (
     Predicted,
     Prediction,
 )
-from klmap.prediction_models import Each
+from klmap.prediction_models import Each, Tried
 from klmap.store import MatrixFile
 
 FEWEST = 10
-"""Models with every task that a prediction needs."""
+"""Models with a score without which a task is not predicted."""
 
 CURVE = (25, 50, 100, 200, 400, 800, 1600, 3200)
 """Numbers of training models of the learning curve, as far as they go."""
@@ -56,79 +59,165 @@ class Settings:
     curve: bool = True
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that are predicted together, for the models that have all of them.
+
+    Attributes:
+        tasks: T names.
+        sample: the n models and their scores.
+        full: the same; in the main group the control is one more target.
+        tests: test sets by split, seed and fold.
+    """
+
+    tasks: list[str]
+    sample: Sample
+    full: Sample
+    tests: dict[str, list[list[Rows]]]
+
+
 def predict(
     matrix: MatrixFile, models: Sequence[Model], benchmarks: Benchmarks, settings: Settings
 ) -> Prediction:
     """Predict every task from the coordinates, and say how well that works.
 
-    The protocol is for the models that have every task. The predictions of single models use for
-    each task all models that have its score.
+    The protocol is for models that have every task, where about the same models have the tasks
+    (:func:`klmap.benchmark_tasks.main_tasks`). Of any other task it is for all models that have
+    it, which is klmap's own. The predictions of single models use for each task all models that
+    have its score.
 
     Args:
         matrix: of the K models.
         models: rows of models.tsv, in the order of the matrix.
-        benchmarks: scores in the same order, with one task at least. If none is the mean of the
-            others, ``mean`` is added for the models that have them all.
+        benchmarks: scores in the same order, with one task at least. A task that fewer than ten
+            models have is left out, with a warning. ``mean`` is added as :func:`with_mean` says.
         settings: what is computed.
 
     Raises:
-        InputError: fewer than ten models have every task.
+        InputError: no task has ten models.
     """
-    benchmarks = with_mean(benchmarks)
-    sample = folds.sample(models, _complete(benchmarks), benchmarks.tasks, benchmarks.values)
-    control = kernels.mean_loglik(matrix)[sample.rows]
-    full = folds.with_control(sample, control)
-    tests = folds.draw(sample.types, settings.folds, settings.seeds)
+    enough = _enough(benchmarks)
+    main = main_tasks(enough, FEWEST)
+    benchmarks = with_mean(enough, main)
+    main += benchmarks.tasks[len(enough.tasks) :]
+    level = kernels.mean_loglik(matrix)
+    groups = _groups(models, benchmarks, main, level, settings)
     scored = np.flatnonzero(np.isfinite(benchmarks.values).any(axis=1))
-    tasks = [*benchmarks.tasks, CONTROL]
+    order = [*benchmarks.tasks, CONTROL].index
     rows = [
-        _baseline(task, sample.targets[:, n], control) for n, task in enumerate(benchmarks.tasks)
+        _baseline(task, group.sample.targets[:, n], level[group.sample.rows])
+        for group in groups
+        for n, task in enumerate(group.tasks)
     ]
     curve: list[CurvePoint] = []
     predictions: list[Predicted] = []
     for features in settings.features:
         kernel = kernels.read(matrix, features, scored)
-        own = kernel.among(full.rows)
-        found: dict[str, Floats] = {}
-        for split, seeds in tests.items():
-            found[split] = folds.out_of_fold(own, full, seeds, f"fits on {features} by {split}")
-            rows += [
-                _accuracy(task, features, split, len(seeds[0]), full.targets[:, n], each)
-                for n, (task, each) in enumerate(
-                    zip(tasks, np.moveaxis(found[split], 2, 0), strict=True)
-                )
-            ]
-        if features == settings.features[0]:
-            kept = {split: values[:, :, :-1] for split, values in found.items()}
-            each = Each(kernel, models, benchmarks, settings.folds, settings.seeds, sample, kept)
+        tried: dict[str, Tried] = {}
+        for group in groups:
+            own = kernel.among(group.sample.rows)
+            found = _out_of_fold(own, group, features)
+            rows += _accuracies(group, features, found)
+            if features == settings.features[0]:
+                tried |= _by_task(group, found)
+                if settings.curve:
+                    curve += _curve(own, group, found[RANDOM])
+        if tried:
+            each = Each(kernel, models, benchmarks, settings.folds, settings.seeds, tried)
             predictions = each.predictions()
-            if settings.curve:
-                curve = _curve(own, sample, benchmarks.tasks, tests[RANDOM], kept[RANDOM])
-    rows.sort(key=lambda row: tasks.index(row.task))
+    rows.sort(key=lambda row: order(row.task))
+    curve.sort(key=lambda point: order(point.task))
     return Prediction(benchmarks.tasks, rows, predictions, curve)
 
 
-def with_mean(benchmarks: Benchmarks) -> Benchmarks:
-    """The same with a task ``mean`` where there are several tasks and none is their mean."""
-    if len(benchmarks.tasks) < 2 or set(MEAN_TASKS) & set(benchmarks.tasks):
+def with_mean(benchmarks: Benchmarks, main: Sequence[str]) -> Benchmarks:
+    """The same with a task ``mean`` of some tasks, at the end, for the models that have them all.
+
+    Not of a single task, not where any task is a mean of the others, and not of tasks in different
+    units (:func:`klmap.benchmark_tasks.one_unit`).
+    """
+    if len(main) < 2 or set(MEAN_TASKS) & set(benchmarks.tasks):
+        return benchmarks
+    chosen = benchmarks.of(main)
+    if not one_unit(chosen):
+        logger.info("no mean of tasks in different units: %s", scales(chosen))
         return benchmarks
     # The mean of a row with an unknown score is unknown.
-    values = np.column_stack([benchmarks.values, benchmarks.values.mean(axis=1)])
+    values = np.column_stack([benchmarks.values, chosen.values.mean(axis=1)])
     return Benchmarks([*benchmarks.tasks, MEAN_TASKS[-1]], values)
 
 
-def _complete(benchmarks: Benchmarks) -> Rows:
-    """Rows of the models that have every task, if they are enough."""
-    rows = benchmarks.complete()
-    if len(rows) < FEWEST:
-        counts = np.isfinite(benchmarks.values).sum(axis=0)
-        listed = ", ".join(f"{t} {n}" for t, n in zip(benchmarks.tasks, counts, strict=True))
+def _enough(benchmarks: Benchmarks) -> Benchmarks:
+    """The tasks that enough models have."""
+    counts = np.isfinite(benchmarks.values).sum(axis=0)
+    each = list(zip(benchmarks.tasks, counts, strict=True))
+    enough = [task for task, count in each if count >= FEWEST]
+    if not enough:
+        listed = ", ".join(f"{task} {count}" for task, count in each)
         raise InputError(
-            f"{len(rows)} models of the map have a score for every task, and {FEWEST} are needed "
-            f"to predict; models with a score: {listed or 'none'}. Add scores to the tables, or "
-            "name the tasks that more models have"
+            f"no task has the {FEWEST} models of the map with a score that are needed to predict "
+            f"it; models with a score: {listed or 'none'}. Add scores to the tables"
         )
-    return rows
+    for task, count in each:
+        if count < FEWEST:
+            logger.warning(
+                "%s is left out: %d models of the map have it, and %d are needed to predict it",
+                task, count, FEWEST,
+            )  # fmt: skip
+    return benchmarks.of(enough)
+
+
+def _groups(
+    models: Sequence[Model],
+    benchmarks: Benchmarks,
+    main: Sequence[str],
+    level: Floats,
+    settings: Settings,
+) -> list[_Group]:
+    """The tasks ``main`` together, and each other task by itself."""
+    logger.info("tasks predicted together: %s: %s", ", ".join(main), coverage(benchmarks.of(main)))
+    groups: list[_Group] = []
+    for tasks in (main, *([task] for task in benchmarks.tasks if task not in main)):
+        part = benchmarks.of(tasks)
+        sample = folds.sample(models, part.complete(), tasks, part.values)
+        full = sample
+        if tasks is main:
+            full = folds.with_control(sample, level[sample.rows])
+        else:
+            logger.info(
+                "%s is predicted by itself, for the %d models that have it: together with the "
+                "others it would be for %d instead of %d",
+                tasks[0], len(sample.rows), len(benchmarks.of([*main, *tasks]).complete()),
+                len(groups[0].sample.rows),
+            )  # fmt: skip
+        tests = folds.draw(sample.types, settings.folds, settings.seeds)
+        groups.append(_Group(list(tasks), sample, full, tests))
+    return groups
+
+
+def _out_of_fold(kernel: Floats, group: _Group, features: str) -> dict[str, Floats]:
+    """(S, n, T) predictions by split; in the main group the control is one more task."""
+    alone = "" if group.full is not group.sample else f" for {group.tasks[0]}"
+    return {
+        split: folds.out_of_fold(kernel, group.full, seeds, f"fits{alone} on {features} by {split}")
+        for split, seeds in group.tests.items()
+    }
+
+
+def _accuracies(group: _Group, features: str, found: dict[str, Floats]) -> Iterator[Accuracy]:
+    for split, values in found.items():
+        count = len(group.tests[split][0])
+        # Without the control there are only as many columns as tasks.
+        for n, task in enumerate([*group.tasks, CONTROL][: values.shape[2]]):
+            measured = group.full.targets[:, n]
+            yield _accuracy(task, features, split, count, measured, values[:, :, n])
+
+
+def _by_task(group: _Group, found: dict[str, Floats]) -> dict[str, Tried]:
+    return {
+        task: Tried(group.tests, {split: values[:, :, n] for split, values in found.items()})
+        for n, task in enumerate(group.tasks)
+    }
 
 
 def _baseline(task: str, measured: Floats, level: Floats) -> Accuracy:
@@ -160,13 +249,12 @@ def _accuracy(
     )
 
 
-def _curve(
-    kernel: Floats, sample: Sample, tasks: Sequence[str], tests: list[list[Rows]], full: Floats
-) -> list[CurvePoint]:
+def _curve(kernel: Floats, group: _Group, full: Floats) -> list[CurvePoint]:
     """Accuracy with fewer training models; ``full`` (S, n, T) is with all of them.
 
     Smaller training sets are drawn from the larger ones, anew for each fold and seed.
     """
+    sample, tests = group.sample, group.tests[RANDOM]
     count = len(sample.rows)
     everyone = np.arange(count)
     most = count - max(len(test) for seed in tests for test in seed)
@@ -183,7 +271,7 @@ def _curve(
     results[most] = full
     return [
         _point(size, task, sample.targets[:, number], values[:, :, number])
-        for number, task in enumerate(tasks)
+        for number, task in enumerate(group.tasks)
         for size, values in results.items()
     ]
 

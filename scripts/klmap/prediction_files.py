@@ -26,7 +26,7 @@ class Accuracy:
         features: ``Q``, ``L``, or ``mean log-likelihood``: its plain correlation with the score,
             without a regression.
         split: ``type`` if no type is in training and test set, ``random``; empty for the baseline.
-        models: how many.
+        models: how many have every task that is predicted together with this one.
         folds: outer folds; 0 for the baseline.
         pearson: of the pooled out-of-fold predictions with the scores, mean over seeds.
         pearson_std: population standard deviation over seeds.
@@ -65,8 +65,8 @@ class Predicted:
         how: ``out of fold`` for a model with a score, the mean over seeds of predictions from
             models of other folds; ``new`` for one without, predicted from all models with one.
         split: by which folds, ``type`` or ``random``, the errors behind the interval were made.
-        distance: KL, bits per byte, to the nearest of the models that it was predicted from:
-            those of other types by folds of types, else all others with the score.
+        distance: KL, bits per byte, to the nearest of the models that it was predicted from: the
+            median over seeds of those of other folds, or of all with the score.
         far: whether the distance is one that the folds say nothing of, so that there is no
             interval (:func:`klmap.prediction_models.reach`).
     """

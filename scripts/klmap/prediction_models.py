@@ -7,7 +7,7 @@ protocol (:mod:`klmap.prediction`), averaged over seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,9 +64,40 @@ def reach(distances: Floats) -> float:
     like no other do not stretch it, and are beyond it themselves.
 
     Args:
-        distances: (n,) KL of each model to the nearest that it was predicted from, bits per byte.
+        distances: (n,) of each model to those that it was predicted from (:func:`nearest`).
     """
     return float(np.quantile(distances, REACH, method="inverted_cdf"))
+
+
+def nearest(kl: Floats, tests: Sequence[Sequence[Rows]]) -> Floats:
+    """How far each model is from those that it was predicted from; klmap's own.
+
+    Args:
+        kl: (n, n) KL among the models, bits per byte.
+        tests: test sets by seed, then fold.
+
+    Returns:
+        (n,) KL to the nearest model of the training set, median over seeds.
+    """
+    found = np.empty((len(tests), len(kl)))
+    for seed, parts in enumerate(tests):
+        for test in parts:
+            train = np.setdiff1d(np.arange(len(kl)), test)
+            found[seed, test] = kl[np.ix_(test, train)].min(axis=1)
+    return np.median(found, axis=0)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Out-of-fold predictions of one task.
+
+    Attributes:
+        tests: test sets by split, seed and fold.
+        found: (S, n) predictions by split.
+    """
+
+    tests: dict[str, list[list[Rows]]]
+    found: dict[str, Floats]
 
 
 @dataclass(frozen=True)
@@ -90,8 +121,8 @@ class Each:
         benchmarks: their scores.
         folds: outer folds.
         seeds: how many times they are drawn.
-        complete: the models with every task.
-        found: (S, n, T) out-of-fold predictions of these, by split.
+        tried: by task, the out-of-fold predictions of models that were chosen for it, which are
+            made anew where others have it as well.
     """
 
     kernel: Kernel
@@ -99,8 +130,7 @@ class Each:
     benchmarks: Benchmarks
     folds: int
     seeds: int
-    complete: Sample
-    found: dict[str, Floats]
+    tried: dict[str, Tried]
 
     def predictions(self) -> list[Predicted]:
         """Of all models and tasks; tasks that the same models have are fitted together."""
@@ -121,13 +151,10 @@ class Each:
         tasks = [self.benchmarks.tasks[column] for column in columns]
         scores = self.benchmarks.values[:, columns]
         sample = folds.sample(self.models, rows, tasks, scores)
-        if len(rows) == len(self.complete.rows):
-            found = {split: values[:, :, columns] for split, values in self.found.items()}
-        else:
-            found = self._out_of_fold(sample, ", ".join(tasks))
+        tests, found = self._out_of_fold(sample, tasks)
         others = np.setdiff1d(np.arange(len(self.models)), rows)
         new, away = self._new(sample, others)
-        made = self._made(sample, others, away, found)
+        made = self._made(sample, others, away, tests)
         for number, task in enumerate(tasks):
             measured = sample.targets[:, number]
             half = {
@@ -155,10 +182,11 @@ class Each:
             yield rows_of_task
 
     def _made(
-        self, sample: Sample, others: Rows, away: Floats, splits: Iterable[str]
+        self, sample: Sample, others: Rows, away: Floats, tests: dict[str, list[list[Rows]]]
     ) -> dict[int, _How]:
         """How each row of the map is predicted; ``away`` (M,) as :meth:`_new` gives it."""
-        near = self._nearest(sample, splits)
+        kl = self.kernel.kl(sample.rows)
+        near = {split: nearest(kl, seeds) for split, seeds in tests.items()}
         limits = {split: reach(values) for split, values in near.items()}
         main = TYPE if TYPE in near else RANDOM
         types = set(sample.types)
@@ -173,20 +201,20 @@ class Each:
             made[int(row)] = _How(NEW, place, split, distance, distance > limits[split])
         return made
 
-    def _out_of_fold(self, sample: Sample, tasks: str) -> dict[str, Floats]:
+    def _out_of_fold(
+        self, sample: Sample, tasks: Sequence[str]
+    ) -> tuple[dict[str, list[list[Rows]]], dict[str, Floats]]:
+        """Test sets and (S, n, T) predictions, by split."""
+        tried = [self.tried[task] for task in tasks]
+        if all(one.found[RANDOM].shape[1] == len(sample.rows) for one in tried):
+            tests = tried[0].tests
+            return tests, {s: np.stack([one.found[s] for one in tried], axis=2) for s in tests}
         tests = folds.draw(sample.types, self.folds, self.seeds)
-        own = self.kernel.among(sample.rows)
-        return {
-            split: folds.out_of_fold(own, sample, seeds, f"fits for {tasks} by {split}")
+        own, named = self.kernel.among(sample.rows), ", ".join(tasks)
+        return tests, {
+            split: folds.out_of_fold(own, sample, seeds, f"fits for {named} by {split}")
             for split, seeds in tests.items()
         }
-
-    def _nearest(self, sample: Sample, splits: Iterable[str]) -> dict[str, Floats]:
-        """(n,) KL to the nearest model of another type, or to the nearest other, by split."""
-        kl = self.kernel.kl(sample.rows)
-        types = np.array(sample.types)
-        apart = {TYPE: types[:, None] == types, RANDOM: np.eye(len(types), dtype=bool)}
-        return {split: np.where(apart[split], np.inf, kl).min(axis=1) for split in splits}
 
     def _new(self, sample: Sample, others: Rows) -> tuple[Floats, Floats]:
         """Predictions of models without these scores, from all that have them.
