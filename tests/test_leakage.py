@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -303,10 +304,40 @@ def test_the_benchmark_mean_is_that_of_a_mean_column_of_named_tasks_or_of_all():
     mean, text = leakage.benchmark_mean(table, ["a", "b"])
     np.testing.assert_array_equal(mean, [2, np.nan])
     assert text == "mean of 2 tasks"
-    mean, _ = leakage.benchmark_mean(Benchmarks(["a", "b"], values[:, :2]), [])
-    np.testing.assert_array_equal(mean, [2, np.nan])
+    several = np.concatenate([np.tile(values[:1, :2], (24, 1)), values[1:, :2]])
+    mean, _ = leakage.benchmark_mean(Benchmarks(["a", "b"], several), [])
+    np.testing.assert_array_equal(mean, [2] * 24 + [np.nan])
     with pytest.raises(InputError, match="'c'"):
         leakage.benchmark_mean(table, ["c"])
+
+
+def test_a_column_that_few_models_have_is_left_out_of_the_mean_and_named(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("klmap"), "propagate", True)
+    caplog.set_level(logging.INFO, "klmap")
+    matrix, _, scores = world()
+    values = np.column_stack([scores, scores + 3, scores])
+    values[30:, 2] = np.nan
+    values[:2, 1] = np.nan
+    table = Benchmarks(["a", "b", "ours"], values)
+    result = leakage.find(matrix, described(matrix), table)
+    assert (result.score, len(result.rows)) == ("mean of 2 tasks", 58)
+    np.testing.assert_array_equal(result.benchmark, values[2:, :2].mean(axis=1))
+    assert "ours is left out of the benchmark mean: with it 28 models would" in caplog.text
+    assert "without it 58" in caplog.text
+    assert "benchmark mean of a, b: 58 of 60 models; without a score: b 2" in caplog.text
+    named = leakage.find(matrix, described(matrix), table, ["a", "ours"])
+    assert len(named.rows) == 30, "what is asked for is done"
+
+
+def test_tasks_in_different_units_are_not_averaged():
+    matrix, _, scores = world()
+    for other in (40 * scores, scores / 100, -scores):
+        table = Benchmarks(["a", "b"], np.column_stack([scores, other]))
+        with pytest.raises(InputError, match=r"different units \(a .*, b .*analyses.leakage.tasks"):
+            leakage.find(matrix, described(matrix), table)
+        assert leakage.find(matrix, described(matrix), table, ["b"]).score == "b"
+    table = Benchmarks(["a", "b"], np.column_stack([scores, 0.8 * scores]) / 100)
+    assert leakage.find(matrix, described(matrix), table).score == "mean of 2 tasks"
 
 
 def test_the_command_writes_tables_by_falling_suspicion_and_the_figure(release, found, tmp_path):

@@ -36,7 +36,8 @@ class Leakage(Strict):
     """Models whose log-likelihood is too high for their benchmark scores."""
 
     tasks: list[str] = Field(default_factory=list)
-    """Which columns of the benchmark tables; all without any."""
+    """Which columns of the benchmark tables, whose mean is taken; without any `6-TaskMean` or
+    `mean` if there is one, else those that about the same models have."""
 
 
 class Axes(Strict):

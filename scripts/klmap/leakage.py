@@ -25,6 +25,7 @@ from scipy import stats
 
 from klmap import code_lengths, robust
 from klmap.arrays import Floats
+from klmap.benchmark_tasks import coverage, main_tasks, one_unit, scales
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
 from klmap.code_lengths import LEAST_TEXTS
 from klmap.collect import Model
@@ -107,22 +108,43 @@ def benchmark_mean(benchmarks: Benchmarks, tasks: Sequence[str]) -> tuple[Floats
     Args:
         benchmarks: of the K models.
         tasks: whose mean is taken, of models that have them all; if none are named, a column
-            that is a mean already, else all tasks.
+            that is a mean already, else the tasks that about the same models have
+            (:func:`klmap.benchmarks.main_tasks`).
 
     Returns:
         (K,) float64, NaN where a score is missing, and what it is in words.
 
     Raises:
-        InputError: there is no such task, or no task at all.
+        InputError: there is no such task, or no task at all, or none are named and those to
+            average are in different units.
     """
-    named = list(tasks)
-    if not named:
-        named = [name for name in MEAN_TASKS if name in benchmarks.tasks][:1] or benchmarks.tasks
-    if not named:
+    if not benchmarks.tasks:
         raise InputError("no benchmark scores of models on this map; give tables that have some")
-    values = benchmarks.of(named).values
-    words = named[0] if len(named) == 1 else f"mean of {len(named)} tasks"
-    return values.mean(axis=1), words
+    named = list(tasks) or [name for name in MEAN_TASKS if name in benchmarks.tasks][:1]
+    chosen = benchmarks.of(named or main_tasks(benchmarks, FEWEST))
+    if not named:
+        _tell_left_out(benchmarks, chosen)
+        if not one_unit(chosen):
+            raise InputError(
+                f"the tasks are in different units ({scales(chosen)}), so that their mean says "
+                "nothing; name those to average, or a single one, under analyses.leakage.tasks"
+            )
+    if len(chosen.tasks) == 1:
+        return chosen.values[:, 0], chosen.tasks[0]
+    logger.info("benchmark mean of %s: %s", ", ".join(chosen.tasks), coverage(chosen))
+    return chosen.values.mean(axis=1), f"mean of {len(chosen.tasks)} tasks"
+
+
+def _tell_left_out(benchmarks: Benchmarks, chosen: Benchmarks) -> None:
+    """Say which tasks are not part of the mean, and what it would be of with each of them."""
+    kept = len(chosen.complete())
+    for task in benchmarks.tasks:
+        if task not in chosen.tasks:
+            logger.warning(
+                "%s is left out of the benchmark mean: with it %d models would have every task, "
+                "without it %d",
+                task, len(benchmarks.of([*chosen.tasks, task]).complete()), kept,
+            )  # fmt: skip
 
 
 def find(
