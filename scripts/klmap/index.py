@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,9 +51,17 @@ def write_index(index: Path, rows: Sequence[str], releases: Sequence[Path]) -> N
         releases: tables of the same columns that imports have written.
 
     Raises:
-        InputError: two models have one name, or a table is missing or broken.
+        InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
     """
-    lines = {row.partition("\t")[0]: row for row in rows}
+    lines: dict[str, str] = {}
+    for row in rows:
+        cells = row.split("\t")
+        if len(cells) != len(COLUMNS):
+            raise InputError(
+                f"{cells[0]!r} has {len(cells)} cells in the index, expected {len(COLUMNS)}; take "
+                "the tab out of its family: in config.yaml"
+            )
+        lines[cells[0]] = _line(cells)
     for table in releases:
         for found in read_tsv(table):
             name = found["model"]
@@ -60,8 +70,15 @@ def write_index(index: Path, rows: Sequence[str], releases: Sequence[Path]) -> N
                     f"{name!r} is the name of a model of {table} and of another one; give yours "
                     "another name with name: in config.yaml"
                 )
-            lines[name] = "\t".join(found[column] for column in COLUMNS)
+            lines[name] = _line([found[column] for column in COLUMNS])
     write_text(index, "\n".join(["\t".join(COLUMNS), *lines.values()]) + "\n")
+
+
+def _line(cells: Sequence[str]) -> str:
+    """Cells as read_tsv reads them again: those with quotation marks are quoted."""
+    line = io.StringIO()
+    csv.writer(line, delimiter="\t", lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n")
 
 
 def read_index(index: Path, scores: Path, cards: Path) -> list[Entry]:
