@@ -298,6 +298,72 @@ def test_a_number_does_not_fill_the_memory(tmp_path, data):
     refusal(tmp_path, data)
 
 
+def shared_tuples(depth: int) -> bytes:
+    """A tuple that holds another one twice, and so on."""
+    return b"X\x01\x00\x00\x00x" + b"2\x86" * depth
+
+
+# Programs that use a value as a key: directly, from the memo, behind marks that are taken back.
+KEYED = [
+    b"}%bK\x01s.",
+    b"}(K\x01K\x02%bK\x01u.",
+    b"(%bK\x01d.",
+    b"\x8f(K\x01%b\x90.",
+    b"(K\x01%b\x91.",
+    b"}%b\x940h\x00K\x01s.",
+    b"}K\x07q\x000%bq\x010h\x01K\x01s.",
+    b"}(1%bK\x01s.",
+    b"}(0%bK\x01s.",
+]
+
+
+@pytest.mark.parametrize("key", [shared_tuples(60), b"N" + b"\x85" * 200_000, b")", b"N", b"(l"])
+def test_only_texts_and_numbers_are_keys(tmp_path, key):
+    # Python would hash it at once: for ever, or until it crashes.
+    for program in KEYED:
+        found = refusal(tmp_path, b"\x80\x04" + program % key)
+        assert "a key of a dict, or a member of a set, that is no text, number" in found
+
+
+@pytest.mark.parametrize("program", KEYED)
+def test_the_programs_of_these_tests_use_keys(tmp_path, program):
+    path = write(tmp_path / "a.pkl", b"\x80\x04" + program % b"K\x05")
+    assert 5 in read_pickle(path)
+
+
+def test_keys_of_all_plain_kinds_are_read(tmp_path):
+    given = [
+        {"a": 1, b"b": 2, 3: 4, 2.5: 5, True: 6, -(2**62): 7, "shared": 8},
+        {"shared": 9},
+        {1, 2, "a"},
+        frozenset({b"x"}),
+        {np.str_("scalar"): 1, np.int64(5): 2},
+    ]
+    for protocol in (4, 5):
+        path = write(tmp_path / "a.pkl", pickle.dumps(given, protocol=protocol))
+        assert read_pickle(path) == given
+
+
+def test_numbers_that_could_share_one_hash_are_no_keys(tmp_path):
+    refusal(tmp_path, {k * (2**61 - 1): 0 for k in range(100)})
+
+
+def test_tuples_that_are_no_keys_may_be_shared_and_not_deep(tmp_path):
+    pair = (1, 2)
+    given = [(pair, 3), (pair, 4), {"a": (pair, pair)}]
+    assert read_pickle(write(tmp_path / "a.pkl", pickle.dumps(given))) == given
+    deep = b"\x80\x04N" + b"\x85" * 200_000 + b"."
+    assert f"more than {DEEPEST}" in refusal(tmp_path, deep)
+
+
+def test_a_shape_or_a_text_of_numpy_does_not_fill_the_memory(tmp_path):
+    large = b"\x8b" + struct.pack("<i", 100_000) + b"\x7f" * 100_000
+    many = large + b"\x940" + b"h\x00" * 20_000
+    refusal(tmp_path, b"\x80\x04" + ARRAY + state(many, F8, EIGHT) + b".")
+    refusal(tmp_path, b"\x80\x04" + ARRAY + state(b"K\x01" * 100, F8, EIGHT) + b".")
+    refusal(tmp_path, [np.str_("x" * 100_000)])
+
+
 @pytest.mark.parametrize(
     "data", [b"", b".", b"model,a,b\n", b"\x89HDF\r\n", b"\x80\x04", b"\x80\x09N."]
 )

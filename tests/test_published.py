@@ -551,11 +551,18 @@ def test_means_that_are_neither_raw_nor_clipped_are_counted(place, release):
     [
         ({"model_name": 5}, "has the model_name 5, expected an id"),
         ({"model_name": "org/twice"}, "org/twice stands there twice"),
-        ({"created_at": 2024}, "created_at is '2024', expected a text"),
-        ({"model_type": ["llama"]}, "model_type is"),
+        ({"created_at": 2024}, "created_at is 2024, expected a text"),
+        ({"model_type": ["llama"]}, "model_type is a list, expected a text"),
+        ({"model_type": "x" * 200_000}, "model_type has 200,000 characters"),
+        ({"model_name": [["x"]]}, "has the model_name a list, expected an id"),
+        ({"model_size": 10**400}, "model_size is a number of more than 300 digits"),
+        ({"model_size": 1e300}, "model_size is 1e+300, expected billions of weights"),
+        ({"model_size": 7e9}, "model_size is 7e+09, expected billions of weights"),
+        ({"score_ARC": 10**400}, "score_ARC is a number of more than 300 digits"),
+        ({"score_model": 1.0}, "'score_model' names no benchmark"),
         ({"model_size": "7B"}, "model_size is '7B', expected a number"),
         ({"score_v1_ARC": "high"}, "score_v1_ARC is 'high', expected a number"),
-        ({"score_v1_ARC": True}, "score_v1_ARC is 'True', expected a number"),
+        ({"score_v1_ARC": True}, "score_v1_ARC is True, expected a number"),
         ({"tags": "llama"}, "tags is a str, expected a list"),
     ],
 )
@@ -581,6 +588,52 @@ def test_scores_of_any_version_are_known_by_their_keys(tmp_path):
     found = read_metadata(tmp_path / "metadata.pkl")["a"]
     assert found.scores == {"ARC": 1.0, "v2_MATH": 2.5, "6-TaskMean": None}
     assert (found.parameters, found.created_at, found.mean_logp) == (None, "", None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"score_v1_ARC": 50.0, "score_ARC": None}, {"ARC": 50.0}),
+        ({"score_v1_ARC": None, "score_ARC": 50.0}, {"ARC": 50.0}),
+        ({"score_v1_ARC": 50.0, "score_ARC": float("nan")}, {"ARC": 50.0}),
+        ({"score_v1_ARC": 50.0, "score_ARC": 50}, {"ARC": 50.0}),
+        ({"score_v1_ARC": None, "score_ARC": None}, {"ARC": None}),
+        ({"score_v1_ARC": 1, "score_x": 2, "score_ARC": None}, {"ARC": 1.0, "x": 2.0}),
+    ],
+)
+def test_a_known_score_is_not_hidden_by_another_key(tmp_path, scores, expected):
+    dump(tmp_path / "metadata.pkl", [{"model_name": "a", **scores}])
+    found = read_metadata(tmp_path / "metadata.pkl")["a"].scores
+    assert found == expected
+    assert list(found) == list(expected)
+
+
+def test_two_scores_for_one_benchmark_are_refused_with_both_keys(tmp_path):
+    row = {"model_name": "org/a", "score_v1_ARC": 50.0, "score_ARC": 20.0}
+    dump(tmp_path / "metadata.pkl", [row])
+    with pytest.raises(InputError, match="org/a: score_v1_ARC is 50 and score_ARC is 20") as error:
+        read_metadata(tmp_path / "metadata.pkl")
+    assert "both are scores for ARC" in str(error.value)
+
+
+def test_only_texts_are_tags_and_each_is_one(tmp_path):
+    endless = ["x"]
+    for _ in range(26):
+        endless = [endless, endless]
+    tags = ["base_model:a/b", endless, None, 7, "license:mit", "base_model:a/b"]
+    dump(tmp_path / "metadata.pkl", [{"model_name": "a", "tags": tags}])
+    found = read_metadata(tmp_path / "metadata.pkl")["a"]
+    assert found.tags == ("base_model:a/b", "license:mit")
+
+
+@pytest.mark.parametrize("key", ["model_type", "model_size", "model_name"])
+def test_lists_within_lists_do_not_fill_the_memory(tmp_path, key):
+    endless = ["x"]
+    for _ in range(26):
+        endless = [endless, endless]
+    dump(tmp_path / "metadata.pkl", [{"model_name": "a", key: endless}])
+    with pytest.raises(InputError, match=f"{key} .*a list"):
+        read_metadata(tmp_path / "metadata.pkl")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from klmap.errors import InputError
-from klmap.pickles import read_pickle
+from klmap.pickles import read_pickle, shown
 
 MOST_TAGS = 100
 """Tags kept of a model; an attribute of an HDF5 file holds 64 kB, and few models have more."""
@@ -20,6 +20,8 @@ MOST_TAGS = 100
 _SCORE = "score_"
 _SCORE_VERSIONS = ("score_v1_", _SCORE)
 _NAMES = {"6-taskmean": "6-TaskMean"}
+_MOST_BILLIONS = 1e6
+_LONGEST_TEXT = 1000
 _BASE = "base_model:"
 _LICENSE = "license:"
 
@@ -91,7 +93,8 @@ def read_metadata(path: Path) -> dict[str, Described]:
 
     Raises:
         InputError: the file is missing, is no pickle of plain values, is no list of dictionaries
-            with a ``model_name``, has a model twice or a value of another kind.
+            with a ``model_name``, has a model twice, a value of another kind, or two different
+            scores of a model for one benchmark.
     """
     content = read_pickle(path)
     if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
@@ -102,7 +105,9 @@ def read_metadata(path: Path) -> dict[str, Described]:
     for number, row in enumerate(content):
         name = row.get("model_name")
         if not isinstance(name, str) or not name:
-            raise InputError(f"{path}: entry {number} has the model_name {name!r}, expected an id")
+            raise InputError(
+                f"{path}: entry {number} has the model_name {shown(name)}, expected an id"
+            )
         if name in found:
             raise InputError(f"{path}: {name} stands there twice; names must be unique")
         found[name] = _described(f"{path}: {name}", name, row)
@@ -120,17 +125,40 @@ def _described(place: str, name: str, row: Mapping[Any, Any]) -> Described:
     tags = row.get("tags")
     if not isinstance(tags, (list, tuple, type(None))):
         raise InputError(f"{place}: tags is a {type(tags).__name__}, expected a list")
-    keys = [key for key in row if isinstance(key, str) and key.startswith(_SCORE)]
+    if size is not None and abs(size) > _MOST_BILLIONS:
+        raise InputError(f"{place}: model_size is {size:g}, expected billions of weights")
     return Described(
         name=name,
         model_type=_text(place, row, "model_type"),
         parameters=None if size is None else round(size * 1e9),
         created_at=_text(place, row, "created_at"),
         downloads=None if downloads is None else int(downloads),
-        tags=tuple(str(tag) for tag in tags or ()),
+        tags=tuple(dict.fromkeys(tag for tag in tags or () if isinstance(tag, str))),
         mean_logp=_number(place, row, "mean_logp"),
-        scores={_task(key): _number(place, row, key) for key in keys},
+        scores=_scores(place, row),
     )
+
+
+def _scores(place: str, row: Mapping[Any, Any]) -> dict[str, float | None]:
+    """Scores by the names of the tasks, which several keys may give; a known one stands."""
+    scores: dict[str, float | None] = {}
+    keys: dict[str, str] = {}
+    for key in row:
+        if not isinstance(key, str) or not key.startswith(_SCORE):
+            continue
+        task, value = _task(key), _number(place, row, key)
+        if task in ("", "model"):
+            raise InputError(f"{place}: {key[:40]!r} names no benchmark; rename the key")
+        known = scores.setdefault(task, None)
+        if value is None:
+            continue
+        if known is not None and known != value:
+            raise InputError(
+                f"{place}: {keys[task]} is {known:g} and {key} is {value:g}, and both are scores "
+                f"for {task}; keep one of them"
+            )
+        scores[task], keys[task] = value, key
+    return scores
 
 
 def _task(key: str) -> str:
@@ -142,7 +170,9 @@ def _task(key: str) -> str:
 def _text(place: str, row: Mapping[Any, Any], key: str) -> str:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise InputError(f"{place}: {key} is {str(value)[:40]!r}, expected a text")
+        raise InputError(f"{place}: {key} is {shown(value)}, expected a text")
+    if value and len(value) > _LONGEST_TEXT:
+        raise InputError(f"{place}: {key} has {len(value):,} characters, expected a short text")
     return value or ""
 
 
@@ -152,5 +182,11 @@ def _number(place: str, row: Mapping[Any, Any], key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(f"{place}: {key} is {str(value)[:40]!r}, expected a number")
-    return float(value) if math.isfinite(value) else None
+        raise InputError(f"{place}: {key} is {shown(value)}, expected a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise InputError(
+            f"{place}: {key} is a number of more than 300 digits; correct it"
+        ) from None
+    return number if math.isfinite(number) else None

@@ -25,7 +25,12 @@ from klmap.errors import InputError
 DEEPEST = 32
 """Containers within containers; a release has three."""
 
+LONGEST_SCALAR = 4096
+"""Bytes of a single text of numpy; each use of its bytes is a copy of them."""
+
 _DTYPE = re.compile(r"(?:[?]|b1|[iu][1248]|f[248]|[SU]\d{1,6})")
+_MOST_DIMENSIONS = 32
+_LONGEST_AXIS = 2**48
 _MODULES = ("numpy.core", "numpy._core")
 _PLAIN = (str, bytes, bytearray, int, float, bool, type(None))
 _ELSEWHERE = "ask for the numbers as .npy, .csv or .h5, which hold no programs"
@@ -45,7 +50,8 @@ def read_pickle(path: Path) -> Any:
 
     Returns:
         Dictionaries, lists, tuples, sets, strings, bytes, numbers, None, and read-only arrays of
-        numbers, truth values or strings; scalars of numpy become Python's.
+        numbers, truth values or strings; scalars of numpy become Python's. Keys of dictionaries and
+        members of sets are strings, bytes, numbers or truth values.
 
     Raises:
         InputError: the file is missing, is no pickle, is truncated, or holds anything else; nothing
@@ -53,7 +59,7 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            _check_memo(file)
+            _Scan(path).check(file)
             file.seek(0)
             return _Result(path).plain(_Unpickler(path, file).load())
     except FileNotFoundError:
@@ -64,6 +70,20 @@ def read_pickle(path: Path) -> Any:
             f"{path}: not a pickle, or truncated ({reason}); compare its sha256 with the published "
             "one and fetch it again"
         ) from None
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it; of all but short ones only the type.
+
+    A list that holds another one twice, and so on, is small and its text is endless.
+    """
+    if isinstance(value, str):
+        return repr(value[:40])
+    if isinstance(value, (bool, float, type(None))):
+        return str(value)
+    if isinstance(value, int) and abs(value) < 2**63:
+        return str(value)
+    return f"a {type(value).__name__}"
 
 
 _BROKEN = (
@@ -79,17 +99,97 @@ _BROKEN = (
 """What reading a broken pickle raises."""
 
 
-def _check_memo(file: BinaryIO) -> None:
-    """Go through the instructions without following them.
+_INTEGERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4")
+_KEYS = (
+    *("NEWTRUE", "NEWFALSE", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "REDUCE"),
+)
+"""Instructions whose values may be keys. What a call makes is a number or text of numpy, or one of
+the stand-ins below, which are refused later."""
 
-    The memo of an unpickler is an array, and a single number makes it as long as all memory.
+
+class _Scan:
+    """Goes through the instructions of a pickle without following them.
+
+    What must be refused before a pickle is read: the memo of an unpickler is an array, and a single
+    number makes it as long as all memory. And a key is hashed at once; the hash of a tuple goes
+    through all that is in it, however often it is the same, and ends Python where it is too deep.
+    Of each value on the stack this therefore knows whether it may be a key.
     """
-    if not file.seek(0, 2):
-        raise ValueError("the file is empty")
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for count, (code, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", data))):
-            if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
-                raise ValueError(f"its memo would hold {argument:,} values")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stack: list[bool] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, bool] = {}
+
+    def check(self, file: BinaryIO) -> None:
+        """Raise what speaks against reading the file."""
+        if not file.seek(0, 2):
+            raise ValueError("the file is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            codes = pickletools.genops(cast("IO[bytes]", data))
+            for count, (code, argument, _) in enumerate(codes):
+                if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
+                    raise ValueError(f"its memo would hold {argument:,} values")
+                self._follow(code, argument)
+
+    def _follow(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
+        """What an instruction does to the stack."""
+        name, stack = code.name, self.stack
+        if name == "MARK":
+            self.marks.append(len(stack))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            [top] = self._pop(1)
+            stack.append(top)
+            self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = top
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[int(argument)])
+        elif name == "DUP":
+            stack += self._pop(1) * 2
+        elif name == "POP" and self.marks and self.marks[-1] == len(stack):
+            self.marks.pop()
+        else:
+            self._replace(code, argument)
+
+    def _replace(self, code: pickletools.OpcodeInfo, argument: Any) -> None:
+        """An instruction that takes values from the stack and puts others there."""
+        name, before = code.name, code.stack_before
+        items: list[bool] = []
+        count = len(before)
+        if pickletools.markobject in before:
+            mark = self.marks.pop()
+            items = self.stack[mark:]
+            del self.stack[mark:]
+            count = before.index(pickletools.markobject)
+        taken = self._pop(count)
+        if name == "SETITEM":
+            items = taken[1:]
+        if not all(items[::2] if name in ("SETITEM", "SETITEMS", "DICT") else items) and (
+            name in ("SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET")
+        ):
+            raise InputError(
+                f"{self.path}: has a key of a dict, or a member of a set, that is no text, number "
+                f"or truth value; {_ELSEWHERE}"
+            )
+        if name in _INTEGERS:
+            # Longer ones can be made to have one hash all.
+            after = [abs(argument) < 2**63]
+        elif name in ("BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"):
+            after = taken[:1]
+        else:
+            after = [name in _KEYS] * len(code.stack_after)
+        self.stack += after
+
+    def _pop(self, count: int) -> list[bool]:
+        """The last values on the stack, of those behind the last mark."""
+        start = len(self.stack) - count
+        if start < (self.marks[-1] if self.marks else 0):
+            raise ValueError("an instruction lacks its values")
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
 
 
 class _Unpickler(pickle.Unpickler):
@@ -142,6 +242,8 @@ class _Unpickler(pickle.Unpickler):
         return array
 
     def _scalar(self, dtype: Any, data: Any = None) -> Any:
+        if isinstance(data, (bytes, bytearray)) and len(data) > LONGEST_SCALAR:
+            raise ValueError(f"a single value of {len(data):,} bytes")
         return _array(data, dtype, (), "C").item()
 
 
@@ -202,7 +304,11 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[Any]:
     """An array over bytes of the file, if they are as many as its shape says."""
     if not isinstance(data, (bytes, bytearray)) or not isinstance(dtype, _Dtype):
         raise ValueError("an array of something else than bytes")
-    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(type(n) is int and 0 <= n < _LONGEST_AXIS for n in shape)
+    ):
         raise ValueError("an array whose shape is none")
     if len(data) != math.prod(shape) * dtype.value.itemsize or order not in ("C", "F"):
         raise ValueError(f"an array of shape {str(shape)[:40]} with {len(data):,} bytes")
