@@ -109,11 +109,29 @@ def test_a_matrix_of_klmap_tells_its_texts(tmp_path):
     np.testing.assert_array_equal(found.loglik, LOGLIK)
 
 
-@pytest.mark.parametrize("kind", ["pkl", "pickle", "npy", "csv", "tsv", "h5"])
+@pytest.mark.parametrize("kind", ["pkl", "pickle", "npy", "csv", "tsv"])
 def test_vectors_of_other_texts_are_refused_with_their_lengths(tmp_path, kind):
     path = write(tmp_path, kind)
     found = refusal(path, names=tmp_path / "names.txt", texts=10_000)
     assert "3 of 3 vectors do not fit: the text set has 10,000 texts, org/one has 5" in found
+
+
+def test_a_dataset_of_other_texts_is_refused_before_it_is_read(tmp_path):
+    path = write(tmp_path, "h5")
+    found = refusal(path, texts=10_000)
+    assert "L has 5 columns, but the text set has 10,000 texts" in found
+    assert "computed on other texts" in found
+    # It holds nothing, and would be larger than any memory.
+    with h5py.File(path, "w") as file:
+        file.create_dataset("L", (3, 10**14), "f8", chunks=(1, 1024))
+        file["model"] = NAMES
+    assert path.stat().st_size < 1e5
+    assert "L has 100,000,000,000,000 columns" in refusal(path, texts=5)
+    assert "larger than the memory" in refusal(path)
+    with h5py.File(path, "w") as file:
+        file["L"] = LOGLIK
+        file.create_dataset("model", (10**14,), "S8", chunks=(1024,))
+    assert "L has 3 rows for 100000000000000 names" in refusal(path)
 
 
 def test_vectors_of_different_lengths_are_refused_by_name(tmp_path):
@@ -179,7 +197,8 @@ def test_names_that_cannot_be_told_apart_or_name_a_file_are_refused(tmp_path, na
         ({}, "holds no models"),
         ("word", "holds a str, expected a dict of name and vector"),
         ([1, 2], "holds a list, expected"),
-        ({1: LOGLIK[0]}, "a model is named '1'"),
+        ({1: LOGLIK[0]}, "a model is named 1, expected a text"),
+        ([{"model_name": [["a"]], VECTOR_KEY: LOGLIK[0]}], "a model is named a list, expected"),
         ({"a": [-1.0, -2.0]}, "a has a list, expected a vector of numbers"),
         ({"a": LOGLIK}, "a has float64 of shape (3, 5), expected a vector"),
         ({"a": np.array(["x"])}, "a has <U1 of shape (1,), expected a vector"),
@@ -227,6 +246,31 @@ def test_a_table_begins_with_its_header(tmp_path):
     assert "b: could not convert" in refusal(path)
     path.write_text("\ufeffmodel,0\na,-1\n", encoding="utf-8")
     assert read_vectors(path).names == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("header", "word"),
+    [
+        ("0,1,10,2,3,4,5,6,7,8,9", "column '10' stands where 2 is expected"),
+        ("1,10,11,2,3,4,5,6,7,8,9", "column '10' stands where 2 is expected"),
+        ("text_0,text_1,text_10,text_2,text_3,text_4,text_5,text_6,text_7,text_8,text_9", "'text_"),
+        ("1,10,100,11,12,13,14,15,16,17,2", "column '10' stands where 2 is expected"),
+        ("10,9,8,7,6,5,4,3,2,1,0", "column '10' stands where 0 is expected"),
+    ],
+)
+def test_columns_that_are_numbered_in_another_order_are_refused(tmp_path, header, word):
+    path = tmp_path / "a.csv"
+    path.write_text(f"model,{header}\norg/one,{','.join(['-1'] * 11)}\n")
+    found = refusal(path)
+    assert word in found
+    assert "sort them by number" in found
+
+
+@pytest.mark.parametrize("header", ["0,1,2", "1,2,3", "a,c,b", "3,1,2x", "5,9,7", "t1,t2,t3", ",,"])
+def test_columns_of_other_names_are_taken_as_they_stand(tmp_path, header):
+    path = tmp_path / "a.csv"
+    path.write_text(f"model,{header}\norg/one,-1,-2,-3\n")
+    np.testing.assert_array_equal(read_vectors(path).loglik, [[-1, -2, -3]])
 
 
 def test_datasets_that_are_missing_are_told_with_those_there_are(tmp_path):

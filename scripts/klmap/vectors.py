@@ -19,16 +19,19 @@ import numpy as np
 from klmap.arrays import Floats
 from klmap.config import FILE_NAMES, MODEL_PATTERN, ModelEntry
 from klmap.errors import InputError
-from klmap.pickles import read_pickle
+from klmap.pickles import read_pickle, shown
 from klmap.store_vectors import read_foreign
 
 VECTOR_KEY = "log-likelihood-10k"
 """Where in the metadata of Oyama et al. 2025 a model's log-likelihoods are."""
 
+_NUMBERED = re.compile(r"(\D*)(\d{1,18})", re.ASCII)
+
 ABOVE_ZERO = 1e-6
 """Nats by which rounding may put a log-likelihood above that of a certain text, which is 0."""
 
 _SHOWN = 5
+_MOST_KEYS = 20
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def read_vectors(
     Raises:
         InputError: the file is missing, broken or of an unknown kind; a vector has another length
             than there are texts, a value is not finite or above 0, a name stands there twice or
-            cannot name a file.
+            cannot name a file; the columns of a table are numbered and do not rise.
     """
     kind = path.suffix.lower().removeprefix(".")
     rows: Sequence[Any]
@@ -88,7 +91,7 @@ def read_vectors(
     elif kind in ("csv", "tsv"):
         found, rows = _of_table(path, "\t" if kind == "tsv" else ",")
     elif kind in ("h5", "hdf5"):
-        found, matrix, sha256 = read_foreign(path, dataset, names_dataset)
+        found, matrix, sha256 = read_foreign(path, dataset, names_dataset, texts)
         rows = list(matrix)
     else:
         raise InputError(f"{path}: log-likelihoods are read from .pkl, .npy, .csv, .tsv or .h5")
@@ -110,7 +113,7 @@ def _of_pickle(path: Path) -> tuple[list[str], Sequence[Any]]:
     for number, row in enumerate(content):
         for key in ("model_name", VECTOR_KEY):
             if key not in row:
-                keys = ", ".join(str(name) for name in row)
+                keys = ", ".join(str(name)[:40] for name in list(row)[:_MOST_KEYS])
                 raise InputError(f"{path}: entry {number} has no key {key!r}; its keys: {keys}")
     return _texts(path, [row["model_name"] for row in content]), [
         row[VECTOR_KEY] for row in content
@@ -120,7 +123,7 @@ def _of_pickle(path: Path) -> tuple[list[str], Sequence[Any]]:
 def _texts(path: Path, names: Sequence[Any]) -> list[str]:
     for name in names:
         if not isinstance(name, str):
-            raise InputError(f"{path}: a model is named {str(name)[:40]!r}, expected a text")
+            raise InputError(f"{path}: a model is named {shown(name)}, expected a text")
     return list(names)
 
 
@@ -150,7 +153,7 @@ def _of_array(path: Path, names: Path | None) -> tuple[list[str], Sequence[Any]]
 def _read_names(path: Path) -> list[str]:
     kind = path.suffix.lower()
     if kind in (".csv", ".tsv"):
-        return [name for name, _ in _table(path, "\t" if kind == ".tsv" else ",")]
+        return [name for name, _ in _table(path, "\t" if kind == ".tsv" else ",")][1:]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -163,7 +166,9 @@ def _read_names(path: Path) -> list[str]:
 def _of_table(path: Path, delimiter: str) -> tuple[list[str], Sequence[Any]]:
     names: list[str] = []
     rows: list[Floats] = []
-    for name, cells in _table(path, delimiter):
+    table = _table(path, delimiter)
+    _check_order(path, next(table)[1])
+    for name, cells in table:
         try:
             rows.append(np.fromiter(map(float, cells), np.float64, len(cells)))
         except ValueError as error:
@@ -175,7 +180,7 @@ def _of_table(path: Path, delimiter: str) -> tuple[list[str], Sequence[Any]]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """First column and further ones of each row of a table whose header begins with ``model``."""
+    """First cell and further ones of each line of a table, whose header begins with ``model``."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, delimiter=delimiter)
@@ -185,6 +190,7 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
                     f"{path}: the first line begins with {(header or [''])[0][:40]!r}; expected a "
                     "header line whose first column is 'model', and a column for each text"
                 )
+            yield header[0], header[1:]
             for line in filter(None, lines):
                 if len(line) != len(header):
                     raise InputError(
@@ -196,6 +202,27 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
         raise InputError(f"{path}: no such file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a table in UTF-8 ({error})") from None
+
+
+def _check_order(path: Path, columns: Sequence[str]) -> None:
+    """Columns that are numbered stand in the order of their numbers.
+
+    A table that has been pivoted has its columns sorted as words: 0, 1, 10, 2.
+    """
+    names = [column.strip() for column in columns]
+    found = [_NUMBERED.fullmatch(name) for name in names]
+    numbers = [int(part[2]) for part in found if part is not None]
+    if len(numbers) < len(names) or len({part[1] for part in found if part is not None}) != 1:
+        return
+    rising = sorted(numbers)
+    counted = rising == list(range(rising[0], rising[0] + len(rising))) and rising[0] in (0, 1)
+    if numbers != rising and (counted or names == sorted(names)):
+        at = next(at for at, number in enumerate(numbers) if number != rising[at])
+        raise InputError(
+            f"{path}: column {names[at]!r} stands where {rising[at]} is expected; "
+            "columns are the texts in their order, so sort them by number, not as words (pandas: "
+            "table[sorted(table.columns, key=int)])"
+        )
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
