@@ -188,3 +188,45 @@ def test_a_task_that_cannot_be_predicted_does_not_stop_the_figures() -> None:
     assert "r unknown, ranks unknown" in words(figure_prediction.scatter(flat, models, TEXTS))
     for figure in (figure_prediction.accuracy(flat, TEXTS), figure_prediction.curve(flat, TEXTS)):
         figure.canvas.draw()
+
+
+def test_numbers_of_models_are_said_by_task_where_they_differ() -> None:
+    models = mapfiles.models(60)
+    found = made(models)
+    for figure in (figure_prediction.scatter(found, models, TEXTS), *pair(found)):
+        assert "57 models" not in words(figure).replace("57 models with scores", "")
+        assert "(80)" not in words(figure)
+    assert "80 models with every score" in words(pair(found)[0])
+    sparse = replace(
+        found,
+        predictions=[
+            replace(row, measured=math.nan, how=tables.NEW)
+            if row.task == "MMLU" and n % 60 >= 12
+            else row
+            for n, row in enumerate(found.predictions)
+        ],
+        accuracy=[replace(row, models=12) if row.task == "MMLU" else row for row in found.accuracy],
+        curve=[p for p in found.curve if p.task != "MMLU"] + [CurvePoint(9, "MMLU", 0, 1, 2, 1)],
+    )
+    panels = figure_prediction.scatter(sparse, models, TEXTS).axes
+    assert [[text.get_text() for text in axes.texts] for axes in panels] == [
+        ["57 models"], ["12 models"], ["57 models"]
+    ]  # fmt: skip
+    accuracy, curve = pair(sparse)
+    labels = [label.get_text() for label in accuracy.axes[0].get_yticklabels()]
+    assert labels == ["ARC (80)", "MMLU (12)", "mean (80)"]
+    assert "12 to 80 models, in brackets by task" in words(accuracy)
+    for said in (*labels, "task (models)"):
+        assert said in words(curve)
+    assert list(curve.axes[0].xaxis.get_ticklocs()) == [9, 25, 50, 80]
+
+
+def pair(found: Prediction) -> tuple[Figure, Figure]:
+    return figure_prediction.accuracy(found, TEXTS), figure_prediction.curve(found, TEXTS)
+
+
+def test_two_tasks_of_few_models_make_no_curve() -> None:
+    found = made(mapfiles.models(12), ["ARC", "MMLU"], sizes=(8,))
+    points = [replace(found.curve[0]), replace(found.curve[1], models=9)]
+    figure = figure_prediction.curve(replace(found, curve=points), TEXTS)
+    assert "too few models with scores" in words(figure)

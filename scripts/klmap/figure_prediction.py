@@ -85,7 +85,8 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
     colors = {model.model: category for model, category in zip(models, each, strict=True)}
     shown = [row for row in found.predictions if not row.guess]
     rows = {task: [row for row in shown if row.task == task] for task in found.tasks}
-    scored = {row.model for row in found.predictions if row.how == OUT_OF_FOLD}
+    tried = [row for row in found.predictions if row.how == OUT_OF_FOLD]
+    scored, known = {row.model for row in tried}, Counter(row.task for row in tried)
     counts = Counter(colors[name] for name in scored)
     legend = [replace(item, count=counts[item]) for item in _by_count(list(counts))]
     columns = min(_MOST_COLUMNS, len(found.tasks))
@@ -94,8 +95,7 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
     width = max(_LEFT + columns * (panel + _GAP) + _LEGEND, _NARROWEST)
     tall = max(lines * (panel + _GAP) - _GAP + 0.1, 0.45 + 0.21 * (len(legend) + 4))
     height = _TOP + tall + _FOOT
-    split = next(row.split for row in found.predictions if row.how == OUT_OF_FOLD)
-    held = "other types" if split == TYPE else "other folds, drawn at random"
+    held = "other types" if TYPE in {row.split for row in tried} else "other folds, drawn at random"
     new = {row.model for row in shown if row.how == NEW} - scored
     figure = style.new_figure(
         width,
@@ -110,6 +110,9 @@ def scatter(found: Prediction, models: Sequence[Model], texts: str) -> Figure:
         bottom = height - _TOP - line * (panel + _GAP) - panel
         axes = figure.add_axes((left / width, bottom / height, panel / width, panel / height))
         _panel(axes, task, rows[task], colors)
+        if len(set(known.values())) > 1:
+            words = {"ha": "right", "fontsize": 7.5, "color": style.MUTED}
+            axes.text(0.97, 0.03, f"{known[task]:,} models", words, transform=axes.transAxes)
         if not column:
             axes.set_ylabel("predicted score")
         if number + columns >= len(found.tasks):
@@ -125,7 +128,8 @@ def _how_to_read(found: Prediction, new: int, width: float) -> str:
     note = (
         "r: Pearson's correlation of measured and predicted scores, then Spearman's, of ranks. "
         "A prediction is the mean over all seeds. On the line it is right; between the dashed "
-        "lines are nine of ten models."
+        "lines, which hold nine of ten predictions of single seeds, are as a rule at least nine of "
+        "ten models."
     )
     if any(row.how == NEW and not row.guess for row in found.predictions):
         whole = f", {new:,} of them without any" if new else ""
@@ -200,19 +204,22 @@ def accuracy(found: Prediction, texts: str) -> Figure:
     ways = [way for way in WAYS if any((row.features, row.split) == way for row in rows)]
     tall = max(1.6, 0.55 * len(found.tasks))
     height = _TOP_ACCURACY + tall + _FOOT_ACCURACY
-    count = rows[0].models
+    names = _named(found)
+    counts = sorted({row.models for row in rows})
+    said = f"{counts[0]:,} models with every score"
+    if len(counts) > 1:
+        said = f"{counts[0]:,} to {counts[-1]:,} models, in brackets by task"
     figure = style.new_figure(
         11,
         height,
         "How well benchmark scores are predicted",
-        f"{count:,} models with every score · {texts} · mean over "
-        "seeds, bars: standard deviation over seeds",
+        f"{said} · {texts} · mean over seeds, bars: standard deviation over seeds",
         "Correlations of measured scores with predictions from models of other folds, on Fisher's "
         "scale, which is wide where they are near 1.\nTypes held out: no type of model is in "
         "training and test set. Grey diamonds: the score against the mean log-likelihood itself, "
         "without a regression.",
     )
-    margin = 0.5 + style.widest([style.shorten(task, 24) for task in found.tasks], 9)
+    margin = 0.5 + style.widest(names, 9)
     wide = (11 - margin - 0.35 - 2 * 0.35) / 3
     measures: list[tuple[str, Callable[[Accuracy], tuple[float, float]]]] = [
         ("Pearson's correlation", lambda row: (row.pearson, row.pearson_std)),
@@ -225,8 +232,7 @@ def accuracy(found: Prediction, texts: str) -> Figure:
         _dots(axes, found.tasks, rows, ways, measure)
         axes.set_xlabel(label)
         axes.set_yticks(range(len(found.tasks)))
-        names = [style.literal(style.shorten(task, 24)) for task in found.tasks]
-        axes.set_yticklabels(names if not number else [], color=style.INK)
+        axes.set_yticklabels(map(style.literal, names) if not number else [], color=style.INK)
         if number < 2:
             _fisher(axes)
         else:
@@ -238,6 +244,14 @@ def accuracy(found: Prediction, texts: str) -> Figure:
         borderaxespad=0, columnspacing=2.0,
     )  # fmt: skip
     return figure
+
+
+def _named(found: Prediction) -> list[str]:
+    """The tasks, each with its number of models where these differ."""
+    counts = {row.task: row.models for row in found.accuracy}
+    if len(set(counts.values())) < 2:
+        return [style.shorten(task, 24) for task in found.tasks]
+    return [f"{style.shorten(task, 16)} ({counts[task]:,})" for task in found.tasks]
 
 
 def _dots(
@@ -313,7 +327,8 @@ def _even(ends: Floats) -> list[float]:
 def curve(found: Prediction, texts: str) -> Figure:
     """Pearson's correlation and the error of each task, against the number of training models."""
     sizes = sorted({point.models for point in found.curve})
-    drawn = len(sizes) > 1
+    points = {task: [p for p in found.curve if p.task == task] for task in found.tasks}
+    drawn = max(map(len, points.values())) > 1
     figure = style.new_figure(
         11,
         5.6 if drawn else 2.4,
@@ -333,9 +348,9 @@ def curve(found: Prediction, texts: str) -> Figure:
     right = style.add_axes(figure, 5.5, 1.0, 2.25, 1.1)
     each, _ = style.categories(found.tasks)
     handles = []
-    for task, category in zip(found.tasks, each, strict=True):
-        points = [point for point in found.curve if point.task == task]
-        handles.append(_line(left, right, task, category, points))
+    for task, name, category in zip(found.tasks, _named(found), each, strict=True):
+        handles.append(_line(left, right, task, category, points[task]))
+        handles[-1].set_label(style.literal(name))
     for axes, label in (
         (left, "Pearson's correlation"), (right, "mean absolute error, in units of the score"),
     ):  # fmt: skip
@@ -348,7 +363,8 @@ def curve(found: Prediction, texts: str) -> Figure:
         _open(axes)
     _fisher(left, vertical=True)
     right.set_ylim(bottom=0)
-    charts.titled(figure, handles, "task", 1 - 2.0 / 11, 1 - 1.1 / 5.6)
+    title = "task" if len({row.models for row in found.accuracy}) == 1 else "task (models)"
+    charts.titled(figure, handles, title, 1 - 2.0 / 11, 1 - 1.1 / 5.6)
     return figure
 
 
@@ -367,7 +383,7 @@ def _line(
         (right, [p.mae for p in points], [p.mae_std for p in points]),
     ):
         axes.errorbar(sizes, values, errors, elinewidth=0.8, zorder=3 if mean else 2, **shape)
-    return Line2D([], [], label=style.literal(style.shorten(task, 24)), **shape)
+    return Line2D([], [], **shape)
 
 
 def _apart(sizes: Sequence[int]) -> list[int]:
