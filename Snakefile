@@ -8,7 +8,6 @@ the map, and squared distances between places are KL divergences in bits per byt
 
 <source> is a model and its revision, <model> a source with its variant or the entry's name, <fp>
 twelve hexadecimal digits of the settings that decide a score's numbers:
-
     results/models/<source>/card.json            what the model is, and which commit
     results/models/<source>/weights/             temporary: gone when its last score is there
     results/<texts>/texts.jsonl, texts.json      the texts and their manifest
@@ -28,6 +27,7 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+# A configuration given with --configfile stands alone; it is not laid over the demo's.
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"

@@ -323,7 +323,7 @@ def test_one_listing_and_a_bounded_number_of_files_tell_about_thousands(
     planned = Planned(scores=dict.fromkeys(scores, ""))
     now: dict[str, dict[str, Any]] = {model: {"dtype": "float32"} for model in scores}
     folder = next(iter(scores.values())).parents[1]
-    outlook = forecast.look("tiny", folder, planned, scores, {}, now, earlier, {})
+    outlook = forecast.look("tiny", folder, planned, scores, {}, now, earlier, {}, {})
     assert listed == [folder / "scores"]
     assert len(opened) == forecast.READ
     groups = {what: len(models) for what, models in outlook.changed.items()}
@@ -346,6 +346,7 @@ def test_the_latest_of_several_older_scores_is_compared(
         {},
         {"m0": {}},
         lambda path: read.append(path.name) or None,
+        {},
         {},
     )
     assert read == [f"m0.{'0' * 12}.h5"]

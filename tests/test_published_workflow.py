@@ -175,7 +175,11 @@ def test_a_dry_run_counts_the_models_of_a_release(drawn: Drawn, tmp_path: Path) 
     assert "Texts pile, 301 models:\n  imported           300  lab\n" in done.stdout
     shutil.rmtree(other.project.folder / "results" / "published")
     done = other.project.snakemake("-n")
-    assert "  to be imported       1  lab\n" in done.stdout
+    assert "  to be imported       1  release lab, with as many models as it has\n" in done.stdout
+    lab = {**CONFIG["published"]["lab"], "models": 300}  # type: ignore[dict-item]
+    other.project.configure(published={"lab": lab})
+    done = other.project.snakemake("-n")
+    assert "Texts pile, 301 models:\n  to be imported     300  lab\n" in done.stdout
 
 
 def test_the_same_name_twice_is_explained(drawn: Drawn, tmp_path: Path) -> None:

@@ -15,6 +15,9 @@ from klmap.config_texts import Strict
 NAMES = ("predict", "leakage", "axes", "contrast", "robustness")
 """All analyses; each is a rule, a script and a folder of this name."""
 
+NEED_BENCHMARKS = ("predict", "leakage")
+"""Analyses that are left out where there are no benchmark scores."""
+
 
 class Predict(Strict):
     """Benchmark scores predicted from the models' coordinates."""

@@ -22,6 +22,7 @@ from klmap.config import (
     Scoring,
 )
 from klmap.config_analyses import (
+    NEED_BENCHMARKS,
     Analyses,
     Axes,
     Comparison,
@@ -221,7 +222,7 @@ def _without_scores(config: Config) -> list[str]:
     released = any(release.metadata is not None for release in config.published.values())
     if released or config.analyses.benchmarks:
         return []
-    return [name for name in config.analyses.on if name in ("predict", "leakage")]
+    return [name for name in config.analyses.on if name in NEED_BENCHMARKS]
 
 
 def _release_problem(

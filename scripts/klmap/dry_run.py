@@ -159,11 +159,13 @@ def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequen
     """One text set, as planned and as it lies on the disk."""
     config = asked.config
     entries = config.by_slug
-    importing = {job.wildcards.release for job in jobs if job.rule.name == "published"}
+    wanted = {job.wildcards.release for job in jobs if job.rule.name == "published"}
+    here = {name: each for name, each in config.published.items() if each.texts == texts}
+    importing = {name: each.models for name, each in here.items() if name in wanted}
     imported = {
-        name: None if name in importing else releases.count(Path(config.results), name)
-        for name, release in config.published.items()
-        if release.texts == texts
+        name: count
+        for name in here
+        if name not in wanted and (count := releases.count(Path(config.results), name)) is not None
     }
     return forecast.look(
         texts,
@@ -174,6 +176,7 @@ def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequen
         {model: config.spec(texts, entry) for model, entry in entries.items()},
         snakemake.settings_of,
         imported,
+        importing,
     )
 
 

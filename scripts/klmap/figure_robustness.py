@@ -146,8 +146,8 @@ def _worst(domains: Sequence[LeftOut]) -> list[LeftOut]:
 
 def _loss(item: LeftOut) -> tuple[float, float]:
     """What is left of the agreement without a domain; unknown counts as all of it."""
-    values = (item.agreement.spearman, item.agreement.neighbors)
-    return tuple(1.0 if math.isnan(value) else value for value in values)  # type: ignore[return-value]
+    ranks, neighbors = item.agreement.spearman, item.agreement.neighbors
+    return (1.0 if math.isnan(ranks) else ranks, 1.0 if math.isnan(neighbors) else neighbors)
 
 
 def _domain(item: LeftOut) -> str:

@@ -65,7 +65,9 @@ class Outlook:
         unfinished: models whose job was killed and goes on where it was.
         failed: models that failed for good before, by the reason.
         without: models among the scored ones that have no numbers, because they failed.
-        imported: releases with the number of their models; None where that is not known yet.
+        imported: releases that are there, with the number of their models.
+        importing: releases that would be imported, with the number of their models where
+            config.yaml says it.
     """
 
     texts: str
@@ -78,13 +80,15 @@ class Outlook:
     unfinished: list[str] = field(default_factory=list)
     failed: dict[str, list[str]] = field(default_factory=dict)
     without: list[str] = field(default_factory=list)
-    imported: Mapping[str, int | None] = field(default_factory=dict)
+    imported: Mapping[str, int] = field(default_factory=dict)
+    importing: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def models(self) -> int:
         """Number of models, as far as it is known."""
         own = len(self.scored) + len(self.unasked) + len(self.planned.scores)
-        return own + sum(count or 0 for count in self.imported.values())
+        announced = sum(count or 0 for count in self.importing.values())
+        return own + sum(self.imported.values()) + announced
 
 
 def look(
@@ -95,7 +99,8 @@ def look(
     cards: Mapping[str, Path],
     settings: Mapping[str, Mapping[str, Any]],
     earlier: Callable[[Path], Mapping[str, Any] | None],
-    imported: Mapping[str, int | None],
+    imported: Mapping[str, int],
+    importing: Mapping[str, int | None],
 ) -> Outlook:
     """Sort the models of a text set by what a run would do about them.
 
@@ -107,9 +112,10 @@ def look(
         cards: the card of each.
         settings: the settings of each score.
         earlier: settings of a score that is there; None where they are not known.
-        imported: releases with the number of their models; None where that is not known yet.
+        imported: releases that are there, with the number of their models.
+        importing: releases that would be imported, with that number where it is known.
     """
-    outlook = Outlook(texts, planned, imported=imported)
+    outlook = Outlook(texts, planned, imported=imported, importing=importing)
     there = _listing(folder / "scores")
     older = _older(there)
     reader = _Reader(earlier)
@@ -253,9 +259,13 @@ def render(outlooks: Iterable[Outlook], jobs: Mapping[str, int], width: int, *, 
 
 def _paragraph(outlook: Outlook, width: int) -> list[str]:
     plural = "model" if outlook.models == 1 else "models"
-    lines = [f"Texts {outlook.texts}, {outlook.models:,} {plural}:"]
-    for release, count in outlook.imported.items():
-        lines += _entry("imported" if count else "to be imported", count or 1, [release], width)
+    size = f", {outlook.models:,} {plural}" if outlook.models else ""
+    lines = [f"Texts {outlook.texts}{size}:"]
+    for release, known in outlook.imported.items():
+        lines += _entry("imported", known, [release], width)
+    for release, count in outlook.importing.items():
+        words = release if count else f"release {release}, with as many models as it has"
+        lines += _entry("to be imported", count or 1, [words], width)
     scored = ""
     if outlook.without:
         scored = f"{len(outlook.without):,} of them failed, see failures.tsv: "

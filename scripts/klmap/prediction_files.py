@@ -169,7 +169,18 @@ def read_predictions(path: Path, models: Sequence[str] | None = None) -> list[Pr
 
 
 def _predicted(row: dict[str, str]) -> Predicted:
-    names = ("measured", "predicted", "low", "high", "distance")
-    numbers = {name: float(row[name] or math.nan) for name in names}
-    text = {name: row[name] for name in ("model", "task", "how", "split")}
-    return Predicted(**numbers, **text, far=row["far"] == "true")  # type: ignore[arg-type]
+    def number(name: str) -> float:
+        return float(row[name] or math.nan)
+
+    return Predicted(
+        model=row["model"],
+        task=row["task"],
+        measured=number("measured"),
+        predicted=number("predicted"),
+        low=number("low"),
+        high=number("high"),
+        how=row["how"],
+        split=row["split"],
+        distance=number("distance"),
+        far=row["far"] == "true",
+    )

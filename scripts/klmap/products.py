@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from klmap.config import Config
-from klmap.config_analyses import Comparison
+from klmap.config_analyses import NEED_BENCHMARKS, Comparison
 
 FIGURE_TITLES = {
     "map": "Map",
@@ -56,9 +56,6 @@ ANALYSES = {
     ),
 }
 """Tables of each analysis, and its figures with what the report calls them."""
-
-NEED_BENCHMARKS = ("predict", "leakage")
-"""Analyses that are left out where there are no benchmark scores."""
 
 _MAP = (
     "kl.h5", "neighbors.tsv", "layout.tsv", "layout.json", "models.tsv", "failures.tsv", "map.html",
