@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap.arrays import Bools, Floats, Floats32, Ints
+from klmap.design import Design
 
 Numbers = TypeVar("Numbers", float, Floats)
 Coordinates = TypeVar("Coordinates", Floats, Floats32)
@@ -60,18 +61,25 @@ def clip_threshold(loglik: Floats, quantile: float = CLIP_QUANTILE) -> float:
     return float(np.quantile(loglik, quantile))
 
 
-def double_centre(loglik: Floats, threshold: float) -> Floats:
+def double_centre(loglik: Floats, threshold: float, design: Design | None = None) -> Floats:
     """Coordinates of the models: clipped, then centred over texts, then over models.
 
     Args:
         loglik: (K, N) raw log-likelihoods, nats; left as they are.
         threshold: nats; lower values count as this one.
+        design: how these texts stand for those of a reference, if they do. The mean over texts is
+            then weighted, and each column multiplied by its weight (Oyama et al., EMNLP 2025
+            Findings, section 3), so that squared distances estimate those over all texts.
 
     Returns:
         (K, N) float64 in nats, the matrix Q of Oyama et al. 2025, section 3.
     """
     q = np.maximum(loglik, threshold)
-    q -= q.mean(axis=1, keepdims=True)
+    if design is None:
+        q -= q.mean(axis=1, keepdims=True)
+    else:
+        q -= (q @ design.share)[:, None]
+        q *= design.weight
     q -= q.mean(axis=0, keepdims=True)
     return q
 

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from klmap.arrays import Bools, Floats, Floats32, Ints
+from klmap.design import Design
 from klmap.errors import InputError
 from klmap.store_file import (
     check_shape,
@@ -32,6 +33,9 @@ from klmap.store_file import (
 MATRIX_FORMAT = "klmap-matrix"
 KL_FORMAT = "klmap-kl"
 
+_DESIGN = {"weight": "weight", "variance": "weight_variance", "balance": "weight_balance"}
+"""Datasets of a matrix that are the arrays of a design."""
+
 
 @dataclass
 class Matrix:
@@ -39,7 +43,8 @@ class Matrix:
 
     Attributes:
         loglik: (K, N) float64, raw log-likelihoods in nats (``L``).
-        coordinates: (K, N) float32, double-centred after clipping (``Q``).
+        coordinates: (K, N) float32, double-centred after clipping, and weighted where there is a
+            design (``Q``).
         model: K names.
         domain: N labels of the texts.
         n_bytes: (N,) int32, UTF-8 bytes of each text.
@@ -49,6 +54,11 @@ class Matrix:
         texts_sha256: hash of the text set.
         noise: (K,) float64, RMS numerical error of each row of ``loglik``, nats per text, NaN
             where unknown; left out, that of every model is.
+        design: how these texts stand for those of a reference; None for a text set of its own.
+            ``mean_bytes`` is then that of the reference.
+        complete: (K,) bool, whether a model was scored on all texts of the reference; left out,
+            every model was. True of all where there is no design.
+        selection: fingerprint of the text selection; empty without a design.
     """
 
     loglik: Floats
@@ -61,11 +71,21 @@ class Matrix:
     mean_bytes: float
     texts_sha256: str
     noise: Floats = field(default_factory=lambda: np.zeros(0))
+    design: Design | None = None
+    complete: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    selection: str = ""
 
     def __post_init__(self) -> None:
         """Fill in what was left out."""
         if not self.noise.size:
             self.noise = np.full(len(self.model), np.nan)
+        if not self.complete.size:
+            self.complete = np.ones(len(self.model), np.bool_)
+
+    @property
+    def texts(self) -> int:
+        """Number of texts that distances are of, N: of the reference, where there is one."""
+        return len(self.domain) if self.design is None else self.design.texts
 
 
 @dataclass
@@ -145,6 +165,9 @@ class MatrixFile:
         mean_bytes: bytes per text, B.
         texts_sha256: hash of the text set.
         noise: (K,) float64, RMS numerical error of each model, nats per text, NaN where unknown.
+        design: how these texts stand for those of a reference; None for a text set of its own.
+        complete: (K,) bool, whether a model was scored on all texts of the reference.
+        selection: fingerprint of the text selection; empty without a design.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -166,6 +189,16 @@ class MatrixFile:
                 found = file[name].shape
                 raise InputError(f"{path}: {name} is {found}, names and domains say {shape}")
         check_shape(path, "noise", self.noise, shape[:1])
+        self.design = _read_design(path, file, shape[1])
+        everyone = np.ones(len(self.model), np.bool_)
+        self.complete: Bools = file["complete"][:] if "complete" in file else everyone
+        check_shape(path, "complete", self.complete, shape[:1])
+        self.selection = str(file.attrs.get("selection", ""))
+
+    @property
+    def texts(self) -> int:
+        """Number of texts that distances are of, N: of the reference, where there is one."""
+        return len(self.domain) if self.design is None else self.design.texts
 
     def loglik(self, begin: int, end: int) -> Floats:
         """Raw log-likelihoods of the models ``begin`` to ``end - 1``.
@@ -238,6 +271,23 @@ class MatrixWriter:
             self._file.create_dataset("noise", data=values["noise"], dtype=np.float64)
             for key in ("clip_quantile", "clip_threshold", "mean_bytes", "texts_sha256"):
                 self._file.attrs[key] = values[key]
+            if (design := values.get("design")) is not None:
+                for key, name in _DESIGN.items():
+                    array = getattr(design, key)
+                    self._file.create_dataset(name, data=array, dtype=np.float64)
+                self._file.create_dataset("complete", data=values["complete"], dtype=np.bool_)
+                self._file.attrs["n_reference"] = design.texts
+                self._file.attrs["selection"] = values["selection"]
+
+
+def _read_design(path: Path, file: h5py.File, texts: int) -> Design | None:
+    """How the texts of a matrix stand for those of a reference, if they do."""
+    if "n_reference" not in file.attrs:
+        return None
+    arrays = {key: file[name][:] for key, name in _DESIGN.items()}
+    for key, array in arrays.items():
+        check_shape(path, _DESIGN[key], array, (texts,))
+    return Design(**arrays, texts=int(file.attrs["n_reference"]))
 
 
 @contextmanager
