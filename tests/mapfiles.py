@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from klmap import collect, files, geometry, index, store, store_score
-from klmap.arrays import Floats
+from klmap.arrays import Bools, Floats, Ints
 from klmap.collect import Model
+from klmap.design import Design
 
 DOMAINS = ("code", "prose", "legal")
 
@@ -44,6 +45,15 @@ class InMemory:
     domain: list[str]
     clip_threshold: float = -900.0
     mean_bytes: float = 700.0
+    design: Design | None = None
+
+    @property
+    def texts(self) -> int:
+        return len(self.domain) if self.design is None else self.design.texts
+
+    @property
+    def complete(self) -> Bools:
+        return np.ones(len(self.values), np.bool_)
 
     @property
     def model(self) -> list[str]:
@@ -54,7 +64,7 @@ class InMemory:
 
     @property
     def centred(self) -> Floats:
-        return geometry.double_centre(self.values, self.clip_threshold)
+        return geometry.double_centre(self.values, self.clip_threshold, self.design)
 
 
 class Folder:
@@ -223,6 +233,63 @@ def zoo(root: Path, n_texts: int = 240) -> Folder:
         card={"base_model": ["demo/tuned-prose", "demo/tuned-legal"]},
     )  # fmt: skip
     return folder
+
+
+def everything(texts: int) -> Design:
+    """The design of a selection that keeps all texts: results are those without a design."""
+    return Design(np.ones(texts), np.zeros(texts), np.ones(texts), texts)
+
+
+def drawn(
+    chances: Floats, n: int, rng: np.random.Generator, replace: bool = True
+) -> tuple[Design, Ints]:
+    """A small selection of klmap's kind, made the slow way: its design and which texts it keeps.
+
+    Args:
+        chances: (N,) what the chances of the texts are proportional to; positive.
+        n: how many texts are drawn; with replacement fewer are kept.
+        rng: source of the random numbers.
+        replace: whether a text can be drawn more than once.
+    """
+    pi = chances / chances.sum()
+    if replace:
+        times = rng.multinomial(n, pi)
+        index = np.flatnonzero(times)
+        count = times[index].astype(np.float64)
+        design = Design(np.sqrt(count / (n * pi[index])), 1 / count, count, len(pi))
+    else:
+        p = np.minimum(n * pi, 1)
+        while p.sum() < n - 1e-9:  # what is certain leaves its share to the others
+            free = p < 1
+            p[free] = np.minimum(p[free] * (n - (~free).sum()) / p[free].sum(), 1)
+        order = rng.permutation(len(p))
+        steps = np.floor(np.concatenate([[0], np.cumsum(p[order])]) + rng.uniform())
+        index = np.sort(order[np.diff(steps) > 0])
+        kept = p[index]
+        design = Design(1 / np.sqrt(kept), 1 - kept, np.ones(len(kept)), len(p))
+    return design, index
+
+
+def selected(
+    matrix: store.Matrix, design: Design, index: Ints, complete: Bools | None = None
+) -> store.Matrix:
+    """What a matrix is of some of its texts, as ``matrix.h5`` of a selection holds it.
+
+    Args:
+        matrix: of the reference.
+        design: how the texts of the selection stand for all.
+        index: (d,) which texts these are.
+        complete: (K,) which models were scored on all texts; all of them if left out.
+    """
+    loglik = matrix.loglik[:, index]
+    low = geometry.double_centre(loglik, matrix.clip_threshold, design).astype(np.float32)
+    return store.Matrix(
+        loglik, low, list(matrix.model), [matrix.domain[i] for i in index],
+        matrix.n_bytes[index], matrix.clip_quantile, matrix.clip_threshold, matrix.mean_bytes,
+        hashlib.sha256(index.tobytes()).hexdigest(), matrix.noise, design=design,
+        complete=np.ones(len(loglik), np.bool_) if complete is None else complete,
+        selection="5e1ec7ed0000",
+    )  # fmt: skip
 
 
 def models(count: int, families: int = 3) -> list[Model]:
