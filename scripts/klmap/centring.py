@@ -10,8 +10,10 @@ import math
 
 import numpy as np
 
+from klmap import geometry
 from klmap.arrays import Floats
 from klmap.blocks import ranges
+from klmap.design import Design
 from klmap.log import Progress
 from klmap.store import MatrixWriter
 
@@ -62,7 +64,7 @@ class LowQuantile:
         return first + step * share if share < 0.5 else second - step * (1 - share)
 
 
-def write_coordinates(file: MatrixWriter, threshold: float) -> None:
+def write_coordinates(file: MatrixWriter, threshold: float, design: Design | None = None) -> None:
     """Clip the log-likelihoods of a matrix in the making, centre them, and write that beside them.
 
     Two passes over the rows: one for the mean of every text, one that subtracts it.
@@ -70,6 +72,7 @@ def write_coordinates(file: MatrixWriter, threshold: float) -> None:
     Args:
         file: its log-likelihoods have all been appended.
         threshold: nats; lower values count as this one.
+        design: how the texts stand for those of a reference, if they do.
 
     Raises:
         OSError: the disk is full.
@@ -80,18 +83,12 @@ def write_coordinates(file: MatrixWriter, threshold: float) -> None:
     # as they would be in a single block.
     total = np.zeros((1, texts))
     for begin, end in ranges(models, 8 * texts):
-        rows = _centred(file.loglik(begin, end), threshold)
+        rows = geometry.centre_texts(file.loglik(begin, end), threshold, design)
         total[0] = np.concatenate([total, rows]).sum(axis=0)
         progress.add(end - begin)
     mean = total / models
     for begin, end in ranges(models, 8 * texts):
-        rows = _centred(file.loglik(begin, end), threshold)
+        rows = geometry.centre_texts(file.loglik(begin, end), threshold, design)
         rows -= mean
         file.write_coordinates(begin, rows.astype(np.float32))
         progress.add(end - begin)
-
-
-def _centred(loglik: Floats, threshold: float) -> Floats:
-    rows = np.maximum(loglik, threshold)
-    rows -= rows.mean(axis=1, keepdims=True)
-    return rows

@@ -51,7 +51,12 @@ class Components:
 
 
 def principal(
-    rows: Rows, models: int, texts: int, mean_bytes: float, rank: int = RANK
+    rows: Rows,
+    models: int,
+    texts: int,
+    mean_bytes: float,
+    rank: int = RANK,
+    reference: int | None = None,
 ) -> Components:
     """The first principal components of the models, with what they leave out.
 
@@ -64,6 +69,8 @@ def principal(
         texts: number of texts, N.
         mean_bytes: UTF-8 bytes per text, B.
         rank: the most components to keep.
+        reference: number of texts that distances are of, where these texts stand for those of a
+            reference (:func:`klmap.geometry.features`).
 
     Returns:
         min(K - 1, N, rank) components; exact where these are all there are.
@@ -94,7 +101,7 @@ def principal(
     axes = basis @ np.linalg.eigh((inner + inner.T) / 2)[1][:, ::-1][:, :rank]
 
     def project(begin: int, end: int) -> tuple[Floats32, Floats32, float]:
-        block = geometry.features(rows(begin, end), mean_bytes)
+        block = geometry.features(rows(begin, end), mean_bytes, reference)
         directions = axes.astype(block.dtype)
         points = block @ directions
         total = float(np.einsum("ks,ks->", block, block, dtype=np.float64))

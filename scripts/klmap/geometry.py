@@ -5,7 +5,8 @@ Log-Likelihood Vector", section 3), ``2 KL(p_i, p_j) = Var_s(l_i(x_s) - l_j(x_s)
 order. The standard errors, the mark ``beyond`` and the noise floor are klmap's own.
 
 Throughout, K is the number of models, N the number of texts and B the mean number of UTF-8
-bytes of a text; a log-likelihood is in nats per text, a KL divergence in bits per byte.
+bytes of a text; a log-likelihood is in nats per text, a KL divergence in bits per byte. Where d
+texts stand for the N of a reference (:mod:`klmap.design`), B is that of the reference.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ BEYOND = 8.0
 CANCELLATION = 1e-5
 """Squared distance relative to the squared norms below which a pair is computed directly."""
 
+_ROUNDING = 1e-12
 _COLUMNS = 2048
 _PAIR_VALUES = 1 << 20
 
@@ -74,13 +76,29 @@ def double_centre(loglik: Floats, threshold: float, design: Design | None = None
     Returns:
         (K, N) float64 in nats, the matrix Q of Oyama et al. 2025, section 3.
     """
+    q = centre_texts(loglik, threshold, design)
+    q -= q.mean(axis=0, keepdims=True)
+    return q
+
+
+def centre_texts(loglik: Floats, threshold: float, design: Design | None = None) -> Floats:
+    """The first half of :func:`double_centre`, which takes each model alone.
+
+    Args:
+        loglik: (K, N) raw log-likelihoods, nats; left as they are.
+        threshold: nats; lower values count as this one.
+        design: how these texts stand for those of a reference, if they do.
+
+    Returns:
+        (K, N) float64 in nats; a row has the same bits whatever other rows there are.
+    """
     q = np.maximum(loglik, threshold)
     if design is None:
         q -= q.mean(axis=1, keepdims=True)
     else:
-        q -= (q @ design.share)[:, None]
+        # Not a product of matrices, whose last bits depend on the number of rows.
+        q -= (q * design.share).sum(axis=1, keepdims=True)
         q *= design.weight
-    q -= q.mean(axis=0, keepdims=True)
     return q
 
 
@@ -94,7 +112,9 @@ def bits_per_byte(mean_loglik: float, mean_bytes: float) -> float:
     return -mean_loglik / nats_per_unit(mean_bytes)
 
 
-def pairwise_kl(q: Floats, mean_bytes: float) -> tuple[Floats, Floats32]:
+def pairwise_kl(
+    q: Floats, mean_bytes: float, design: Design | None = None
+) -> tuple[Floats, Floats32]:
     """KL divergence of all pairs of models and its standard error over texts.
 
     With ``d = q_i - q_j``, ``KL = mean(d^2) / (2 B ln 2)`` and
@@ -102,36 +122,37 @@ def pairwise_kl(q: Floats, mean_bytes: float) -> tuple[Floats, Floats32]:
     products, because ``sum d^4 = S4_i + S4_j + 6 q_i^2.q_j^2 - 4 q_i^3.q_j - 4 q_i.q_j^3``.
     Pairs so near that these sums would cancel are computed from their differences.
 
+    With a design, ``KL = sum d^2 / (2 N B ln 2)`` and ``se = sqrt(sum g d^4
+    - (sum v a d^2)^2 / sum v a^2 - (sum d^2)^2 / N) / (2 N B ln 2)`` with ``g = v + 1 / w^2``
+    (Oyama et al., EMNLP 2025 Findings, section 3, and klmap's own, see :mod:`klmap.design`).
+
     Args:
         q: (K, N) float64, nats, from :func:`double_centre`.
         mean_bytes: UTF-8 bytes per text, B.
+        design: how these texts stand for those of a reference, if they do.
 
     Returns:
         ``kl`` (K, K) float64 and ``se`` (K, K) float32 in bits per byte; symmetric, zero on the
         diagonal and for models with equal log-likelihoods.
     """
-    models, texts = q.shape
-    squares = np.zeros((models, models))
-    fourths = np.zeros((models, models))
-    for begin in range(0, texts, _COLUMNS):
-        block = np.ascontiguousarray(q[:, begin : begin + _COLUMNS])
-        power = block * block
-        squares += block @ block.T
-        fourths += 6 * (power @ power.T)
-        power *= block
-        mixed = power @ block.T
-        mixed += mixed.T.copy()
-        fourths -= 4 * mixed
-    norm = np.diagonal(squares).copy()
-    fourth_norm = np.einsum("ks,ks->k", q * q, q * q)
-    scale = norm[:, None] + norm[None, :]
-    squares *= -2
-    squares += scale
-    fourths += fourth_norm[:, None] + fourth_norm[None, :]
+    squares, scale = _squares(q)
+    if design is None:
+        texts, fourths = q.shape[1], _fourths(q)
+    else:
+        texts, fourths = design.texts, _fourths(q * _spread(design) ** 0.25)
+        fixed = design.variance * design.balance
+        if np.ptp(fixed) > _ROUNDING * fixed.max():
+            balanced = _squares(q * np.sqrt(fixed))[0]
+            balanced *= balanced
+            balanced /= fixed @ design.balance
+        else:
+            balanced = squares * squares
+            balanced *= fixed[0] / design.balance.sum()
+        fourths -= balanced
 
     near = squares <= CANCELLATION * scale
     first, second = np.nonzero(np.triu(near, 1))
-    exact_squares, exact_fourths = _direct(q, first, second)
+    exact_squares, exact_fourths = _direct(q, first, second, design)
     for array, exact in ((squares, exact_squares), (fourths, exact_fourths)):
         array[first, second] = exact
         array[second, first] = exact
@@ -139,6 +160,26 @@ def pairwise_kl(q: Floats, mean_bytes: float) -> tuple[Floats, Floats32]:
     return _kl(squares, texts, mean_bytes), _se(squares, fourths, texts, mean_bytes).astype(
         np.float32
     )
+
+
+def fourth_powers(power: Floats, design: Design | None = None) -> Floats:
+    """What the standard errors of some pairs need beside the sums of squares.
+
+    Args:
+        power: (P, N) squares of the differences ``d = q_i - q_j`` of P pairs, nats^2.
+        design: how these texts stand for those of a reference, if they do.
+
+    Returns:
+        (P,) nats^4, ``sum d^4``; with a design ``sum g d^4 - (sum v a d^2)^2 / sum v a^2`` as in
+        :func:`pairwise_kl`.
+    """
+    if design is None:
+        return np.asarray(np.einsum("ps,ps->p", power, power), np.float64)
+    fourths = np.einsum("ps,ps,s->p", power, power, _spread(design))
+    fixed = design.variance * design.balance
+    if fixed.any():
+        fourths -= (power @ fixed) ** 2 / (fixed @ design.balance)
+    return np.asarray(fourths, np.float64)
 
 
 def nearest(kl: Floats, se: Floats32, count: int) -> Neighbors:
@@ -168,8 +209,8 @@ def as_neighbors(
     Args:
         index: (K, k) rows of the neighbours.
         squares: (K, k) sums of ``d^2`` over the texts, nats^2.
-        fourths: (K, k) sums of ``d^4``, nats^4.
-        texts: number of texts, N.
+        fourths: (K, k) from :func:`fourth_powers`, nats^4.
+        texts: number of texts, N; with a design that of the reference.
         mean_bytes: UTF-8 bytes per text, B.
     """
     return Neighbors(
@@ -218,13 +259,19 @@ def below_noise(kl: Floats, noise: Floats, mean_bytes: float, index: Ints | None
     return marks
 
 
-def features(q: Coordinates, mean_bytes: float) -> Coordinates:
+def features(q: Coordinates, mean_bytes: float, texts: int | None = None) -> Coordinates:
     """Coordinates whose squared Euclidean distance is KL in bits per byte.
 
+    Args:
+        q: (K, d) from :func:`double_centre`, nats.
+        mean_bytes: UTF-8 bytes per text, B.
+        texts: number of texts that distances are of, N; by default those of ``q``. With a design
+            that of the reference.
+
     Returns:
-        (K, N) in the type of ``q``, ``q / sqrt(2 N B ln 2)``.
+        (K, d) in the type of ``q``, ``q / sqrt(2 N B ln 2)``.
     """
-    return q / math.sqrt(2 * q.shape[1] * nats_per_unit(mean_bytes))
+    return q / math.sqrt(2 * (texts or q.shape[1]) * nats_per_unit(mean_bytes))
 
 
 def principal_components(points: Floats) -> Floats:
@@ -248,10 +295,47 @@ def principal_components(points: Floats) -> Floats:
     return np.asarray(components * np.where(signs == 0, 1.0, signs), np.float64)
 
 
+def _squares(q: Floats) -> tuple[Floats, Floats]:
+    """``sum d^2`` of all pairs, and the sum of their two squared norms."""
+    squares = np.zeros((len(q), len(q)))
+    for begin in range(0, q.shape[1], _COLUMNS):
+        block = np.ascontiguousarray(q[:, begin : begin + _COLUMNS])
+        squares += block @ block.T
+    norm = np.diagonal(squares).copy()
+    scale = norm[:, None] + norm[None, :]
+    squares *= -2
+    squares += scale
+    return squares, scale
+
+
+def _fourths(q: Floats) -> Floats:
+    """``sum d^4`` of all pairs."""
+    fourths = np.zeros((len(q), len(q)))
+    for begin in range(0, q.shape[1], _COLUMNS):
+        block = np.ascontiguousarray(q[:, begin : begin + _COLUMNS])
+        power = block * block
+        fourths += 6 * (power @ power.T)
+        power *= block
+        mixed = power @ block.T
+        mixed += mixed.T.copy()
+        fourths -= 4 * mixed
+    norm = np.einsum("ks,ks->k", q * q, q * q)
+    fourths += norm[:, None] + norm[None, :]
+    return fourths
+
+
+def _spread(design: Design) -> Floats:
+    """(d,) what ``d^4`` of each text counts in the variance of a sum of ``d^2``."""
+    return np.asarray(design.variance + 1 / design.times, np.float64)
+
+
 def _direct(
-    q: Floats, first: npt.NDArray[np.intp], second: npt.NDArray[np.intp]
+    q: Floats,
+    first: npt.NDArray[np.intp],
+    second: npt.NDArray[np.intp],
+    design: Design | None,
 ) -> tuple[Floats, Floats]:
-    """Sums of squares and of fourth powers of ``q[first] - q[second]``, pair by pair."""
+    """Sums of squares and :func:`fourth_powers` of ``q[first] - q[second]``, pair by pair."""
     squares = np.zeros(len(first))
     fourths = np.zeros(len(first))
     step = max(1, _PAIR_VALUES // max(q.shape[1], 1))
@@ -260,7 +344,7 @@ def _direct(
         power = q[first[part]] - q[second[part]]
         power *= power
         squares[part] = power.sum(axis=1)
-        fourths[part] = np.einsum("ps,ps->p", power, power)
+        fourths[part] = fourth_powers(power, design)
     return squares, fourths
 
 

@@ -22,6 +22,7 @@ from klmap import geometry
 from klmap.arrays import Floats32
 from klmap.blocks import BLOCK_BYTES, in_order, ranges
 from klmap.components import Components
+from klmap.design import Design
 from klmap.geometry import Neighbors
 from klmap.log import Progress, logger
 
@@ -60,7 +61,13 @@ class Found:
     sample: int
 
 
-def nearest(q: Floats32, components: Components, mean_bytes: float, count: int) -> Found:
+def nearest(
+    q: Floats32,
+    components: Components,
+    mean_bytes: float,
+    count: int,
+    design: Design | None = None,
+) -> Found:
     """The nearest models of each model.
 
     Args:
@@ -68,6 +75,7 @@ def nearest(q: Floats32, components: Components, mean_bytes: float, count: int) 
         components: of the same models.
         mean_bytes: UTF-8 bytes per text, B.
         count: how many neighbours of each model, at most K - 1.
+        design: how the texts stand for those of a reference, if they do.
     """
     models = len(q)
     count = min(count, models - 1)
@@ -78,8 +86,8 @@ def nearest(q: Floats32, components: Components, mean_bytes: float, count: int) 
     logger.info(
         "%d candidates for each model, residuals taken to correlate by %g", candidates, correlation
     )
-    found = _search(q, _Space(components, correlation), mean_bytes, count, candidates)
-    truth = true_neighbors(q, second, count, mean_bytes)
+    found = _search(q, _Space(components, correlation), mean_bytes, count, candidates, design)
+    truth = true_neighbors(q, second, count, mean_bytes, design)
     hits = found.kl[second] <= truth.kl[:, -1:] if count else np.ones((1, 1), np.bool_)
     recall = float(hits.mean())
     level = logging.INFO if recall >= ENOUGH else logging.WARNING
@@ -88,7 +96,9 @@ def nearest(q: Floats32, components: Components, mean_bytes: float, count: int) 
     return Found(found, recall, len(second))
 
 
-def true_neighbors(q: Floats32, rows: Rows, count: int, mean_bytes: float) -> Neighbors:
+def true_neighbors(
+    q: Floats32, rows: Rows, count: int, mean_bytes: float, design: Design | None = None
+) -> Neighbors:
     """The nearest models of some models, from all texts and all other models.
 
     Products of the coordinates choose ``count`` and a margin; differences decide among these.
@@ -98,6 +108,7 @@ def true_neighbors(q: Floats32, rows: Rows, count: int, mean_bytes: float) -> Ne
         rows: which models.
         count: how many neighbours of each.
         mean_bytes: UTF-8 bytes per text, B.
+        design: how the texts stand for those of a reference, if they do.
     """
     models, texts = q.shape
     chosen = q[rows]
@@ -113,7 +124,7 @@ def true_neighbors(q: Floats32, rows: Rows, count: int, mean_bytes: float) -> Ne
         squares[:, begin:end] = part
     squares[np.arange(len(rows)), rows] = np.inf
     near = np.argsort(squares, axis=1, kind="stable")[:, : min(count + _MARGIN, models - 1)]
-    return _ranked(q, rows, list(np.sort(near, axis=1)), count, mean_bytes)
+    return _ranked(q, rows, list(np.sort(near, axis=1)), count, mean_bytes, design)
 
 
 class _Space:
@@ -158,14 +169,20 @@ def _choose(q: Floats32, components: Components, rows: Rows, count: int) -> tupl
 
 
 def _search(
-    q: Floats32, space: _Space, mean_bytes: float, count: int, candidates: int
+    q: Floats32,
+    space: _Space,
+    mean_bytes: float,
+    count: int,
+    candidates: int,
+    design: Design | None,
 ) -> Neighbors:
     models = len(q)
     progress = Progress(models, "models searched")
 
     def search(begin: int, end: int) -> Neighbors:
         rows = np.arange(begin, end)
-        return _ranked(q, rows, _lowest(space.values(rows), candidates), count, mean_bytes)
+        found = _lowest(space.values(rows), candidates)
+        return _ranked(q, rows, found, count, mean_bytes, design)
 
     index = np.zeros((models, count), np.int32)
     kl, se = np.zeros((2, models, count))
@@ -202,7 +219,12 @@ def _lowest(values: Floats32, count: int) -> list[Rows]:
 
 
 def _ranked(
-    q: Floats32, rows: Rows, candidates: list[Rows], count: int, mean_bytes: float
+    q: Floats32,
+    rows: Rows,
+    candidates: list[Rows],
+    count: int,
+    mean_bytes: float,
+    design: Design | None,
 ) -> Neighbors:
     """The nearest candidates of each model, from differences; ties in the order of the rows.
 
@@ -226,5 +248,6 @@ def _ranked(
         order = np.argsort(exact, kind="stable")[:count]
         index[place] = few[order]
         squares[place] = exact[order]
-        fourths[place] = np.einsum("ps,ps->p", power[order], power[order])
-    return geometry.as_neighbors(index, squares, fourths, texts, mean_bytes)
+        fourths[place] = geometry.fourth_powers(power[order], design)
+    number = texts if design is None else design.texts
+    return geometry.as_neighbors(index, squares, fourths, number, mean_bytes)

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from klmap import geometry
 from klmap import nearest as search
-from klmap.arrays import Bools
+from klmap.arrays import Bools, Floats, Floats32
 from klmap.collect import Model
 from klmap.components import principal
 from klmap.errors import InputError
@@ -48,7 +50,10 @@ class Neighbor:
 
 
 def measure(
-    matrix: Matrix | MatrixFile, count: int, dense_limit: int
+    matrix: Matrix | MatrixFile,
+    count: int,
+    dense_limit: int,
+    reference: Distances | None = None,
 ) -> tuple[Distances, geometry.Neighbors]:
     """All distances of a matrix, in bits per byte, and which of them its numerical errors hide.
 
@@ -56,23 +61,40 @@ def measure(
     it neighbours are searched among the float32 coordinates, the only array of K x N numbers in
     memory then, and their distances are computed from differences of these.
 
+    Where the texts stand for those of a reference, a KL is an estimate of that over all texts
+    of the reference, and its error holds the choice of the texts too. What is known better is
+    not estimated: two models that were both scored on all texts keep the KL and the error that
+    they have there. Taking these over is klmap's own.
+
     Args:
         matrix: the models and texts.
         count: neighbours of each model.
         dense_limit: up to this many models all pairs are kept, above it only neighbours.
+        reference: distances of the models that were scored on all texts of the reference. Used
+            up to the dense limit, and where they hold all pairs.
+
+    Raises:
+        InputError: the distances are not of the reference of this matrix.
     """
     models, texts, mean_bytes = len(matrix.model), len(matrix.domain), matrix.mean_bytes
+    design, number = matrix.design, matrix.texts
     kl = se = None
     if models <= dense_limit:
         loglik = matrix.loglik if isinstance(matrix, Matrix) else matrix.loglik(0, models)
-        q = geometry.double_centre(loglik, matrix.clip_threshold)
-        components = principal(lambda begin, end: q[begin:end], models, texts, mean_bytes)
-        kl, se = geometry.pairwise_kl(q, mean_bytes)
+        q = geometry.double_centre(loglik, matrix.clip_threshold, design)
+        components = principal(
+            lambda begin, end: q[begin:end], models, texts, mean_bytes, reference=number
+        )
+        kl, se = geometry.pairwise_kl(q, mean_bytes, design)
+        if reference is not None:
+            _take_over(matrix, reference, kl, se)
         found = Found(geometry.nearest(kl, se, count), 1.0, models)
     else:
         low = matrix.coordinates if isinstance(matrix, Matrix) else matrix.coordinates(0, models)
-        components = principal(lambda begin, end: low[begin:end], models, texts, mean_bytes)
-        found = search.nearest(low, components, mean_bytes, count)
+        components = principal(
+            lambda begin, end: low[begin:end], models, texts, mean_bytes, reference=number
+        )
+        found = search.nearest(low, components, mean_bytes, count, design)
     nearest, noise = found.neighbors, matrix.noise
     distances = Distances(
         model=matrix.model,
@@ -81,7 +103,7 @@ def measure(
         kl=kl,
         se=se,
         texts_sha256=matrix.texts_sha256,
-        n_texts=texts,
+        n_texts=number,
         mean_bytes=mean_bytes,
         noise=noise,
         neighbor_below_noise=geometry.below_noise(nearest.kl, noise, mean_bytes, nearest.index),
@@ -94,6 +116,30 @@ def measure(
         recall_sample=found.sample,
     )
     return distances, nearest
+
+
+def _take_over(matrix: Matrix | MatrixFile, reference: Distances, kl: Floats, se: Floats32) -> None:
+    """Put what a reference knows of pairs of its models in place of what some texts say."""
+    # Sizes of texts and not hashes, because the texts of the two are not the same.
+    found = reference.n_texts, reference.mean_bytes
+    if found != (matrix.texts, matrix.mean_bytes):
+        raise InputError(
+            f"kl.h5 of the reference is of {found[0]} texts of {found[1]:g} bytes, the selection "
+            f"stands for {matrix.texts} of {matrix.mean_bytes:g}; remove the selection's matrix.h5 "
+            "and run again"
+        )
+    if reference.kl is None or reference.se is None:
+        return
+    place = {model: row for row, model in enumerate(reference.model)}
+    rows = [
+        row
+        for row, (model, complete) in enumerate(zip(matrix.model, matrix.complete, strict=True))
+        if complete and model in place
+    ]
+    there = [place[matrix.model[row]] for row in rows]
+    kl[np.ix_(rows, rows)] = reference.kl[np.ix_(there, there)]
+    se[np.ix_(rows, rows)] = reference.se[np.ix_(there, there)]
+    logger.info("%d of %d models keep the distances of the reference", len(rows), len(kl))
 
 
 def table(

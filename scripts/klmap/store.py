@@ -99,7 +99,7 @@ class Distances:
         kl: (K, K) float64, or None above the dense limit.
         se: (K, K) float32, standard errors of ``kl`` over texts, or None above the dense limit.
         texts_sha256: hash of the text set.
-        n_texts: number of texts, N.
+        n_texts: number of texts, N; with a design, of the reference.
         mean_bytes: UTF-8 bytes per text, B; one bit per byte is ``B ln 2`` nats per text.
         noise: (K,) float64, RMS numerical error of each model's log-likelihoods, nats per text,
             NaN where unknown; left out, that of every model is.
