@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from klmap import log, texts
-from klmap.config_texts import TextSet
+from klmap.config_texts import DrawnTexts
 from klmap.errors import InputError
 
 
@@ -25,7 +25,7 @@ def main() -> None:
         keys = json.loads(arguments.recipe)
         if arguments.url is not None:
             keys = {**keys, "url": arguments.url}
-        recipe = TypeAdapter(TextSet).validate_python(keys)
+        recipe = TypeAdapter(DrawnTexts).validate_python(keys)
     except (ValidationError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"--recipe: not a text set of config.yaml: {error}") from None
     texts.build(recipe, arguments.texts, arguments.manifest)

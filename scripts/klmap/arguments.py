@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 
 from klmap.config import Config
-from klmap.config_analyses import Axes, Predict, Robustness
+from klmap.config_analyses import Axes, Predict, Resample, Robustness
 from klmap.plan import Plan
 from klmap.products import comparisons_on, other_matrices, release_files, releases_on
 
@@ -73,31 +73,36 @@ def score(config: Config) -> str:
     )
 
 
-def preflight(config: Config) -> str:
+def preflight(plan: Plan) -> str:
     """Arguments of preflight: how large the texts are, and what the machines offer."""
-    sizes = [
-        f"{name}={'all' if texts.n is None else texts.n},{texts.max_bytes}"
-        for name, texts in sorted(config.texts.items())
-    ]
-    offer = config.hardware
+    sizes = []
+    for name in sorted(plan.config.texts):
+        number, longest = plan.sizes(name)
+        sizes.append(f"{name}={'all' if number is None else number},{longest}")
+    offer = plan.config.hardware
     return (
         f"--texts {' '.join(sizes)} --disk-budget-gb {offer.disk_budget_gb!r} "
         f"--gpu-memory-gb {offer.gpu_memory_gb!r} --max-gpus {offer.max_gpus}"
     )
 
 
-def clip(config: Config, texts: str) -> str:
-    """Argument of matrix that reuses the clip threshold of another map; by default of a release."""
-    threshold = config.map.clip_threshold
+def clip(plan: Plan, texts: str) -> str:
+    """Argument of matrix that reuses the clip threshold of another map.
+
+    That of its reference for a selection, of a release by default for all others.
+    """
+    if texts in plan.references:
+        return f"--clip-from {shlex.quote(plan.references[texts].file('matrix.h5'))}"
+    threshold = plan.config.map.clip_threshold
     if threshold is not None:
         return f"--clip-threshold={threshold!r}"
-    reports = release_files(config, texts, "report.json")
+    reports = release_files(plan, texts, "report.json")
     return f"--clip-from {reports[0]}" if reports else ""
 
 
-def allow(config: Config, texts: str) -> str:
+def allow(plan: Plan, texts: str) -> str:
     """Argument of matrix that names in what scores may differ from those of a release."""
-    releases = [config.published[name] for name in releases_on(config, texts)]
+    releases = [plan.config.published[name] for name in releases_on(plan, texts)]
     names = {name for release in releases for name in release.allow}
     return f"--allow {' '.join(sorted(names))}" if names else ""
 
@@ -127,11 +132,11 @@ def axes(config: Config) -> str:
     return f"--components {how.components} --ends {how.ends}"
 
 
-def comparisons(config: Config, texts: str) -> str:
+def comparisons(plan: Plan, texts: str) -> str:
     """What contrast compares on a text set, as JSON."""
     asked = {
         name: comparison.model_dump(mode="json", exclude={"texts"})
-        for name, comparison in comparisons_on(config, texts).items()
+        for name, comparison in comparisons_on(plan, texts).items()
     }
     return json.dumps(asked, sort_keys=True)
 
@@ -142,7 +147,22 @@ def robustness(config: Config) -> str:
     return f"--splits {how.splits} --draws {how.draws} --seed {how.seed}"
 
 
-def others(config: Config, texts: str) -> str:
+def resample(plan: Plan, texts: str) -> str:
+    """Arguments of resample, with the selections of these texts that are configured."""
+    how = plan.config.analyses.resample or Resample()
+    options = (
+        f"--draws {how.draws} --maps {how.maps} --newest {how.newest:g} --error {how.error:g} "
+        f"--share {how.share:g} --seed {how.seed}"
+    )
+    chosen = [
+        f"{name}={each.method},{'with' if each.replacement else 'without'},{each.n}"
+        for name, each in sorted(plan.config.selections.items())
+        if each.n is not None and plan.reference_name(name) == texts
+    ]
+    return f"{options} --selections {' '.join(chosen)}" if chosen else options
+
+
+def others(plan: Plan, texts: str) -> str:
     """Argument that names the matrices of the other text sets; nothing where there are none."""
-    pairs = [f"{name}={path}" for name, path in other_matrices(config, texts).items()]
+    pairs = [f"{name}={path}" for name, path in other_matrices(plan, texts).items()]
     return f"--others {' '.join(pairs)}" if pairs else ""

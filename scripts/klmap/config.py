@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 
 from klmap.config_analyses import Analyses
 from klmap.config_published import Published
-from klmap.config_texts import Strict, TextSet
+from klmap.config_texts import SelectionTexts, Strict, TextSet
 from klmap.files import canonical
 
 SCORER_VERSION = 1
@@ -71,6 +71,9 @@ class ModelEntry(Strict):
     """Overrides `scoring.prefix` for this model."""
     overlength: Overlength | None = None
     """Overrides `scoring.overlength` for this model."""
+    texts: list[str] | None = Field(None, min_length=1)
+    """Text sets on which the model is scored; all without any, but no selection whose reference is
+    configured here too: the scores of the reference stand for its selections."""
     remote_code: bool = False
     """Where transformers has no class for the model, run the Python code of its repository, which
     can do everything that you can on your machine: read it first. A Hub model then needs a
@@ -80,6 +83,14 @@ class ModelEntry(Strict):
     @classmethod
     def _revision_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("texts", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        # In a sheet all names stand in one cell.
+        if not isinstance(value, str):
+            return value
+        return [name for name in re.split(r"[,\s]+", value) if name]
 
     @property
     def repository(self) -> str:
@@ -251,8 +262,47 @@ class Config(Strict):
         """One model for every source; variants of a source share its weights."""
         return {entry.source: entry for entry in self.models}
 
-    def spec(self, texts: str, entry: ModelEntry) -> dict[str, Any]:
-        """The science of one score, and nothing else: what the fingerprint hashes."""
+    @cached_property
+    def selections(self) -> dict[str, SelectionTexts]:
+        """The text sets that are selections of others."""
+        return {
+            name: texts for name, texts in self.texts.items() if isinstance(texts, SelectionTexts)
+        }
+
+    @cached_property
+    def scored_on(self) -> dict[str, dict[str, ModelEntry]]:
+        """The models that are scored on each text set, by their names on the map, sorted."""
+        found: dict[str, dict[str, ModelEntry]] = {name: {} for name in self.texts}
+        for slug, entry in sorted(self.by_slug.items()):
+            named = set(self.texts if entry.texts is None else entry.texts)
+            for name in named:
+                selection = self.selections.get(name)
+                if selection is None or selection.of not in named or selection.of not in self.texts:
+                    found[name][slug] = entry
+        return found
+
+    def recipe(self, texts: str) -> dict[str, Any]:
+        """What decides the texts of a set, and those of its reference where that is configured.
+
+        Args:
+            texts: name of the text set.
+        """
+        recipe = self.texts[texts].recipe()
+        selection = self.selections.get(texts)
+        if selection is not None and selection.of in self.texts:
+            recipe["of"] = self.texts[selection.of].recipe()
+        return recipe
+
+    def spec(
+        self, texts: str, entry: ModelEntry, recipe: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The science of one score, and nothing else: what the fingerprint hashes.
+
+        Args:
+            texts: name of the text set.
+            entry: the model.
+            recipe: of the texts, where it does not follow from the configuration alone.
+        """
         spec = {
             "id": entry.repository,
             "revision": entry.effective_revision,
@@ -260,7 +310,7 @@ class Config(Strict):
             "quantization": None if entry.quantization == "none" else entry.quantization,
             "prefix": entry.prefix or self.scoring.prefix,
             "overlength": entry.overlength or self.scoring.overlength,
-            "texts": self.texts[texts].recipe(),
+            "texts": self.recipe(texts) if recipe is None else recipe,
             "scorer_version": SCORER_VERSION,
         }
         # Left out, not None, where it is false: the specs of earlier scores stay as they are, to

@@ -12,11 +12,15 @@ from pydantic import Field, field_validator, model_validator
 
 from klmap.config_texts import Strict
 
-NAMES = ("predict", "leakage", "axes", "contrast", "robustness")
+NAMES = ("predict", "leakage", "axes", "contrast", "robustness", "resample")
 """All analyses; each is a rule, a script and a folder of this name."""
 
 NEED_BENCHMARKS = ("predict", "leakage")
 """Analyses that are left out where there are no benchmark scores."""
+
+
+NEED_ALL_TEXTS = ("robustness", "resample")
+"""Analyses of what depends on the texts; they are left out for selections of texts."""
 
 
 class Predict(Strict):
@@ -88,6 +92,23 @@ class Robustness(Strict):
     """Seed of both."""
 
 
+class Resample(Strict):
+    """What fewer texts would cost in accuracy."""
+
+    draws: int = Field(100, ge=2)
+    """How many selections of each kind and size are drawn to measure errors."""
+    maps: int = Field(20, ge=3)
+    """How many of them a map is made of."""
+    newest: float = Field(0.1, gt=0, lt=1)
+    """Share of the models, the newest ones, that are placed as if they were new."""
+    error: float = Field(0.05, gt=0, lt=1)
+    """A wanted relative error of the KL of a pair ..."""
+    share: float = Field(0.95, gt=0, lt=1)
+    """... and for which share of the pairs, to say how many texts that takes."""
+    seed: int = 42
+    """Seed of all that is drawn."""
+
+
 class Analyses(Strict):
     """Analyses beyond the map, each off until named."""
 
@@ -104,13 +125,15 @@ class Analyses(Strict):
     """Compare models or groups, by domain and by text."""
     robustness: Robustness | None = None
     """Measure how far distances depend on the texts."""
+    resample: Resample | None = None
+    """Measure what fewer texts would cost."""
 
     @model_validator(mode="before")
     @classmethod
     def _named_is_on(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        bare = {"predict", "leakage", "axes", "robustness"}
+        bare = {"predict", "leakage", "axes", "robustness", "resample"}
         return {
             key: {} if key in bare and item in (None, True) else item
             for key, item in value.items()

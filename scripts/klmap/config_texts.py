@@ -11,7 +11,14 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 SHA256_PATTERN = r"[0-9a-fA-F]{64}"
 
@@ -156,9 +163,66 @@ class HubTexts(_Texts):
         return {**recipe, "documents": self.documents}
 
 
-TextSet = Annotated[
+class SelectionTexts(Strict):
+    """Some texts of another set, its reference, chosen and weighted by what its models say.
+
+    Models that have all texts of the reference are on its map without being scored again; others
+    are scored on the chosen texts alone.
+    """
+
+    source: Literal["selection"]
+    of: str = Field(min_length=1)
+    """The reference: another text set of this configuration, a finished one of the same results
+    folder, or the folder of a finished one anywhere (`../other/results/pile`)."""
+    method: Literal["ls", "kl", "uniform"] = "ls"
+    """What makes a text likely to be drawn: the variance of its log-likelihoods (ls), what it adds
+    to the distances of all pairs (kl), or nothing (uniform)."""
+    replacement: bool = True
+    """Draw with replacement, as published; false draws each text once at most, spread over
+    domains, which makes smaller errors with as many texts."""
+    n: int | None = Field(None, ge=2)
+    """Number of draws; the same text can be drawn several times and is scored once. Without
+    replacement it is the number of texts."""
+    error: float | None = Field(None, gt=0, lt=1)
+    """In place of n: choose as many as keep the KL of a pair within this relative error ..."""
+    share: float | None = Field(None, gt=0, lt=1)
+    """... for this share of the pairs of the reference; 0.95 if it is left out."""
+    seed: int = 42
+    """Seed of the draw."""
+    path: str | None = Field(None, min_length=1)
+    """A selection.h5 of the same texts that was drawn before, here or by others. Nothing is drawn
+    then."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SelectionTexts:
+        given = [key for key in ("n", "error", "path") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"{key}:" for key in given) or "none of them"
+            raise ValueError(
+                "give n: (how many draws), error: (how exact a KL has to be, such as 0.05) or "
+                f"path: (a selection.h5), one of the three; found {found}"
+            )
+        if self.share is not None and self.error is None:
+            raise ValueError("share: says for how many pairs error: holds; give error: too")
+        drawn = {"method", "replacement", "seed"} & self.model_fields_set
+        if self.path is not None and drawn:
+            raise ValueError(f"{', '.join(sorted(drawn))}: decided by the file at path:; leave out")
+        return self
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides which texts come out, but for the reference, which is a name here."""
+        if self.path is not None:
+            return self.model_dump(mode="json", include={"source", "of", "path"})
+        recipe = self.model_dump(mode="json", exclude_none=True)
+        return recipe if self.error is None else {"share": 0.95, **recipe}
+
+
+DrawnTexts = Annotated[
     EnvironmentTexts | FileTexts | UrlTexts | HubTexts, Field(discriminator="source")
 ]
+"""A text set that is drawn from a source of texts."""
+
+TextSet = Annotated[DrawnTexts | SelectionTexts, Field(discriminator="source")]
 
 
 def plain_address(url: str, local: str) -> str:

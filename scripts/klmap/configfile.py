@@ -29,10 +29,17 @@ from klmap.config_analyses import (
     Contrast,
     Leakage,
     Predict,
+    Resample,
     Robustness,
 )
 from klmap.config_published import Convention, Published, PublishedFile
-from klmap.config_texts import EnvironmentTexts, FileTexts, HubTexts, UrlTexts
+from klmap.config_texts import (
+    EnvironmentTexts,
+    FileTexts,
+    HubTexts,
+    SelectionTexts,
+    UrlTexts,
+)
 from klmap.errors import ConfigError
 from klmap.places import Places, read_model_file, shown
 
@@ -41,6 +48,7 @@ TEXT_SOURCES: dict[str, type[BaseModel]] = {
     "file": FileTexts,
     "url": UrlTexts,
     "hub": HubTexts,
+    "selection": SelectionTexts,
 }
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -56,6 +64,7 @@ ANALYSES: dict[str, type[BaseModel]] = {
     "axes": Axes,
     "contrast": Contrast,
     "robustness": Robustness,
+    "resample": Resample,
 }
 
 
@@ -142,7 +151,7 @@ def _describe(
         text = f"{shown(tag)} is not one of {allowed}"
     elif kind == "union_tag_not_found":
         location = [*location, "source"]
-        text = "missing; say source: environment, file, url or hub"
+        text = "missing; say source: environment, file, url, hub or selection"
     elif kind == "string_pattern_mismatch":
         text = f"{shown(value)} holds a character that file names here may not have; {FILE_NAMES}"
     elif kind == "value_error":
@@ -177,14 +186,10 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
     """What pydantic cannot see: names that collide or cannot be file names."""
     problems = []
     for name in config.texts:
-        where = ["texts", name]
-        if name in RESERVED_TEXT_NAMES:
-            text = "this name is reserved for klmap's own folders; choose another"
-        elif not re.fullmatch(NAME_PATTERN, name):
-            text = f"not a name for a text set; {FILE_NAMES}"
-        else:
-            continue
-        problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
+        if (wrong := _texts_problem(config, name)) is not None:
+            key, text = wrong
+            where = ["texts", name, *key]
+            problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
     for name, release in config.published.items():
         if (wrong := _release_problem(config, name, release)) is not None:
             key, text = wrong
@@ -217,6 +222,27 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
     return problems
 
 
+def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | None:
+    """The key that is wrong with a text set, and why; None for a good one."""
+    if name in RESERVED_TEXT_NAMES:
+        return (), "this name is reserved for klmap's own folders; choose another"
+    if not re.fullmatch(NAME_PATTERN, name):
+        return (), f"not a name for a text set; {FILE_NAMES}"
+    selection = config.selections.get(name)
+    if selection is None:
+        return None
+    if selection.of == name:
+        return ("of",), "a text set cannot be a selection of itself; name its reference"
+    if selection.of in config.selections:
+        return ("of",), (
+            f"{selection.of!r} is a selection itself, and its models lack most texts; name its "
+            f"reference, {config.selections[selection.of].of!r}"
+        )
+    if "/" not in selection.of and not re.fullmatch(NAME_PATTERN, selection.of):
+        return ("of",), f"{selection.of!r} is neither a text set nor a folder; {FILE_NAMES}"
+    return None
+
+
 def _without_scores(config: Config) -> list[str]:
     """Analyses that need benchmark scores, where there are none."""
     released = any(release.metadata is not None for release in config.published.values())
@@ -239,10 +265,13 @@ def _release_problem(
 
 def _convention_problem(config: Config, release: Published) -> tuple[tuple[str, ...], str] | None:
     """Which models would be scored in another way than a release; found before they are."""
+    # Models of a selection of these texts are compared with the release too.
+    chosen = [name for name, each in config.selections.items() if each.of == release.texts]
+    compared = {slug for texts in (release.texts, *chosen) for slug in config.scored_on[texts]}
     wrong: dict[str, list[str]] = {}
     for key in get_args(Convention):
         expected = getattr(release, key)
-        for entry in config.models:
+        for entry in (each for slug, each in config.by_slug.items() if slug in compared):
             asked = getattr(entry, key) or getattr(config.scoring, key)
             if asked != expected and key not in release.allow:
                 wrong.setdefault(key, []).append(f"{entry.slug} by {key}: {asked}")
@@ -269,6 +298,9 @@ def _entry_problem(
 ) -> str | None:
     if entry.is_inline and entry.revision is not None:
         return f"{entry.id!r} names a revision and there is a key revision too; keep one of them"
+    unknown = [name for name in entry.texts or [] if name not in config.texts]
+    if unknown:
+        return f"no text set {unknown[0]!r}; configured: {', '.join(config.texts)}"
     if not re.fullmatch(SOURCE_PATTERN, entry.source):
         return (
             f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "

@@ -158,7 +158,7 @@ def announce(snakemake: Snakemake, asked: Plan, code: str) -> None:
 def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequence[Any]) -> Outlook:
     """One text set, as planned and as it lies on the disk."""
     config = asked.config
-    entries = config.by_slug
+    entries = config.scored_on[texts]
     wanted = {job.wildcards.release for job in jobs if job.rule.name == "published"}
     here = {name: each for name, each in config.published.items() if each.texts == texts}
     importing = {name: each.models for name, each in here.items() if name in wanted}
@@ -173,7 +173,7 @@ def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequen
         plan(snakemake.workflow.dag, texts, jobs, code),
         {model: Path(asked.score(texts, model)) for model in entries},
         {model: Path(asked.card(entry.source)) for model, entry in entries.items()},
-        {model: config.spec(texts, entry) for model, entry in entries.items()},
+        {model: json.loads(asked.spec(texts, model)) for model in entries},
         snakemake.settings_of,
         imported,
         importing,

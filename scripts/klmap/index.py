@@ -14,6 +14,10 @@ from klmap.files import read_tsv, write_text
 
 COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
 
+REFERENCE = "reference"
+"""Column that only the index of a selection has: the folder of the text set that a model has all
+texts of; empty for a model that is scored on the selection alone."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -29,6 +33,7 @@ class Entry:
         variant: what sets it apart from other rows of the same source.
         path: the score file.
         card: the card, where there is a source.
+        is_complete: whether the score is of all texts of a reference, where there is one.
     """
 
     model: str
@@ -40,15 +45,19 @@ class Entry:
     variant: str
     path: Path
     card: Path
+    is_complete: bool = False
 
 
-def write_index(index: Path, rows: Sequence[str], releases: Sequence[Path]) -> None:
-    """Write index.tsv: the configured models, then those of releases.
+def write_index(
+    index: Path, rows: Sequence[str], releases: Sequence[Path], reference: Path | None = None
+) -> None:
+    """Write index.tsv: the configured models, then those of releases, or of a reference.
 
     Args:
         index: the table.
         rows: one line per configured model, its cells in the order of ``COLUMNS``.
         releases: tables of the same columns that imports have written.
+        reference: of a selection, index.tsv of the text set that it was drawn from.
 
     Raises:
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
@@ -71,7 +80,26 @@ def write_index(index: Path, rows: Sequence[str], releases: Sequence[Path]) -> N
                     "another name with name: in config.yaml"
                 )
             lines[name] = _line([found[column] for column in COLUMNS])
-    write_text(index, "\n".join(["\t".join(COLUMNS), *lines.values()]) + "\n")
+    header = "\t".join(COLUMNS)
+    if reference is not None:
+        header = f"{header}\t{REFERENCE}"
+        lines = {name: f"{line}\t" for name, line in lines.items()}
+        _add_reference(lines, reference)
+    write_text(index, "\n".join([header, *lines.values()]) + "\n")
+
+
+def _add_reference(lines: dict[str, str], reference: Path) -> None:
+    """The models of a reference stand on the maps of its selections."""
+    for found in read_tsv(reference):
+        name = found["model"]
+        if name in lines:
+            raise InputError(
+                f"{name!r} was scored on all texts already ({reference}), so it is on the map of "
+                "the selection too; remove it from models:, or give this one another name with "
+                "name:"
+            )
+        cells = [*(found[column] for column in COLUMNS), str(reference.parent)]
+        lines[name] = _line(cells)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -104,11 +132,16 @@ def read_index(index: Path, scores: Path, cards: Path) -> list[Entry]:
     repeated = [name for name, count in Counter(r["model"] for r in rows).items() if count > 1]
     if repeated:
         raise InputError(f"{index}: {repeated[0]!r} stands there twice; names must be unique")
-    return [
-        Entry(
-            **{name: row[name] for name in COLUMNS},
-            path=scores / f"{row['model']}.{row['fingerprint']}.h5",
-            card=cards / row["source"] / "card.json",
-        )
-        for row in sorted(rows, key=lambda row: row["model"])
-    ]
+    return [_entry(row, scores, cards) for row in sorted(rows, key=lambda row: row["model"])]
+
+
+def _entry(row: dict[str, str], scores: Path, cards: Path) -> Entry:
+    folder = row.get(REFERENCE)
+    if folder:
+        scores, cards = Path(folder, "scores"), Path(folder).parent / "models"
+    return Entry(
+        **{name: row[name] for name in COLUMNS},
+        path=scores / f"{row['model']}.{row['fingerprint']}.h5",
+        card=cards / row["source"] / "card.json",
+        is_complete=bool(folder),
+    )

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from klmap import zoo_runs
+from klmap import references, zoo_runs
 from klmap.config import Config, ModelEntry, fingerprint
 from klmap.config_published import Published
+from klmap.config_texts import SelectionTexts
 from klmap.errors import ConfigError
 
 PLAN_COLUMNS = ("model", "source", "texts", "score", "dtype", "quantization")
@@ -35,9 +37,10 @@ class Plan:
         models_of: names on the map of the models of each source.
         places: rank of each source in the configuration; the first is 0.
         zoo: folder of the demo models.
+        references: of each text set that is a selection, the text set that it is one of.
 
     Raises:
-        ConfigError: there is no such model in the demo zoo.
+        ConfigError: there is no such model in the demo zoo, or no such reference.
     """
 
     def __init__(self, config: Config, file: Path) -> None:
@@ -55,6 +58,8 @@ class Plan:
             for entry in config.models
             if entry.is_demo
         }
+        self.references = {name: references.find(config, name, file) for name in config.selections}
+        self._recipes = {name: self._recipe(name) for name in config.texts}
         self._specs: dict[tuple[str, str], str] = {}
         self._scores: dict[tuple[str, str], str] = {}
         self._finished: dict[tuple[str, str], bool] = {}
@@ -70,7 +75,7 @@ class Plan:
         """
         key = texts, model
         if key not in self._specs:
-            spec = self.config.spec(texts, self.config.by_slug[model])
+            spec = self.config.spec(texts, self.config.by_slug[model], self._recipes[texts])
             self._specs[key] = json.dumps(spec, sort_keys=True)
         return self._specs[key]
 
@@ -102,8 +107,12 @@ class Plan:
 
     def is_partly_finished(self, source: str) -> bool:
         """Whether some scores of a source are there and others are not."""
-        models = self.models_of[source]
-        scores = [(texts, model) for texts in self.config.texts for model in models]
+        models = set(self.models_of[source])
+        scores = [
+            (texts, model)
+            for texts, scored in self.config.scored_on.items()
+            for model in models.intersection(scored)
+        ]
         return len(scores) > 1 and len({self.is_finished(*score) for score in scores}) > 1
 
     def entry(self, texts: str, model: str, digits: str) -> ModelEntry:
@@ -119,7 +128,7 @@ class Plan:
                 job waited, or the file was asked for by hand.
         """
         entry = self.config.by_slug.get(model)
-        if entry is None or texts not in self.config.texts:
+        if entry is None or model not in self.config.scored_on.get(texts, ()):
             raise ConfigError(
                 f"{self._file}: no model {model!r} for the texts {texts!r}; it was removed while "
                 "its job waited, or the name is mistyped"
@@ -161,6 +170,37 @@ class Plan:
                 f"{self._file}: published: no release {name!r}; configured: {known}"
             ) from None
 
+    def reference_name(self, texts: str) -> str:
+        """The configured text set that another one is a selection of; empty if there is none."""
+        reference = self.references.get(texts)
+        return "" if reference is None else reference.name
+
+    def models_on(self, texts: str) -> int:
+        """The most models on one map: those of a release are known when its files are read."""
+        released = [each for each in self.config.published.values() if each.texts == texts]
+        own = len(self.config.scored_on[texts]) + sum(each.count for each in released)
+        reference = self.references.get(texts)
+        if reference is None:
+            return own
+        return own + (self.models_on(reference.name) if reference.name else reference.models)
+
+    def sizes(self, texts: str) -> tuple[int | None, int]:
+        """How many texts a set has at the most, None if nobody knows, and how long they can be.
+
+        Returns:
+            Number of texts, and UTF-8 bytes.
+        """
+        configured = self.config.texts[texts]
+        if not isinstance(configured, SelectionTexts):
+            return configured.n, configured.max_bytes
+        reference = self.references[texts]
+        if reference.name:
+            most, longest = self.sizes(reference.name)
+        else:
+            most, longest = reference.texts, reference.max_bytes
+        known = [number for number in (configured.n, most) if number is not None]
+        return min(known, default=None), longest
+
     def recipe(self, texts: str) -> str:
         """What decides which texts come out, as JSON.
 
@@ -172,7 +212,14 @@ class Plan:
                 f"{self._file}: texts: no text set {texts!r}; configured: "
                 f"{', '.join(self.config.texts)}"
             )
-        return json.dumps(self.config.texts[texts].recipe(), sort_keys=True)
+        return json.dumps(self._recipes[texts], sort_keys=True)
+
+    def _recipe(self, texts: str) -> dict[str, Any]:
+        recipe = self.config.recipe(texts)
+        reference = self.references.get(texts)
+        if reference is not None and reference.recipe is not None:
+            recipe["of"] = reference.recipe
+        return recipe
 
     def card(self, source: str) -> str:
         """File of a source's card."""
@@ -206,9 +253,9 @@ class Plan:
     # Tables
 
     def index_rows(self, texts: str) -> list[str]:
-        """One tab-separated line per configured model: what the aggregation has to join."""
+        """One tab-separated line per model that is scored: what the aggregation has to join."""
         rows = []
-        for model, entry in sorted(self.config.by_slug.items()):
+        for model, entry in self.config.scored_on[texts].items():
             variant = (entry.quantization, entry.dtype, entry.prefix, entry.overlength)
             cells = [
                 model,
@@ -250,7 +297,7 @@ class Plan:
         """One tab-separated line per wanted score: what pre-flight has to look for."""
         rows = []
         for texts in sorted(self.config.texts):
-            for model, entry in sorted(self.config.by_slug.items()):
+            for model, entry in self.config.scored_on[texts].items():
                 spec = json.loads(self.spec(texts, model))
                 made_as = [spec["dtype"], spec["quantization"] or ""]
                 path = self.score(texts, model)

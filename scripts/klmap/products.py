@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from klmap.config import Config
-from klmap.config_analyses import NEED_BENCHMARKS, Comparison
+from klmap.config_analyses import NEED_ALL_TEXTS, NEED_BENCHMARKS, Comparison
+from klmap.plan import Plan
 
 FIGURE_TITLES = {
     "map": "Map",
@@ -50,6 +50,14 @@ ANALYSES = {
         ["comparisons.tsv", "domains.tsv", "texts.tsv"],
         {"contrast": "What carries the distance"},
     ),
+    "resample": (
+        ["errors.tsv", "numbers.tsv", "stability.tsv", "places.tsv"],
+        {
+            "errors": "What fewer texts cost",
+            "stability": "Maps by fewer texts",
+            "places": "New models by fewer texts",
+        },
+    ),
     "robustness": (
         ["halves.tsv", "domains.tsv", "numbers.tsv", "sets.tsv"],
         {"robustness": "How far distances depend on the texts"},
@@ -62,117 +70,122 @@ _MAP = (
 )  # fmt: skip
 
 
-def releases_on(config: Config, texts: str) -> list[str]:
-    """Names of the releases whose models stand on the map of a text set, first configured first."""
-    return [name for name, each in config.published.items() if each.texts == texts]
+def releases_on(plan: Plan, texts: str) -> list[str]:
+    """Names of the releases whose models stand on the map of a text set, first configured first.
+
+    Those of a reference stand on the maps of its selections.
+    """
+    stands = {texts, plan.reference_name(texts)}
+    return [name for name, each in plan.config.published.items() if each.texts in stands]
 
 
-def release_files(config: Config, texts: str, name: str) -> list[str]:
+def release_files(plan: Plan, texts: str, name: str) -> list[str]:
     """One file of each release on the map of a text set.
 
     Args:
-        config: the configuration.
+        plan: of the configuration.
         texts: name of the text set.
         name: of the file in the folder of a release.
     """
-    folder = f"{config.results}/published"
-    return [f"{folder}/{release}/{name}" for release in releases_on(config, texts)]
+    folder = f"{plan.results}/published"
+    return [f"{folder}/{release}/{name}" for release in releases_on(plan, texts)]
 
 
-def benchmarks_on(config: Config, texts: str) -> list[str]:
+def benchmarks_on(plan: Plan, texts: str) -> list[str]:
     """Tables of benchmark scores for the models of a text set."""
     tables = [
-        f"{config.results}/published/{release}/benchmarks.tsv"
-        for release in releases_on(config, texts)
-        if config.published[release].metadata is not None
+        f"{plan.results}/published/{release}/benchmarks.tsv"
+        for release in releases_on(plan, texts)
+        if plan.config.published[release].metadata is not None
     ]
-    return [*tables, *config.analyses.benchmarks]
+    return [*tables, *plan.config.analyses.benchmarks]
 
 
-def predictions_on(config: Config, texts: str) -> list[str]:
+def predictions_on(plan: Plan, texts: str) -> list[str]:
     """Predicted benchmark scores, where they are asked for and there are scores to learn from."""
-    wanted = config.analyses.predict and benchmarks_on(config, texts)
-    return [f"{config.results}/{texts}/predict/predictions.tsv"] if wanted else []
+    wanted = plan.config.analyses.predict and benchmarks_on(plan, texts)
+    return [f"{plan.results}/{texts}/predict/predictions.tsv"] if wanted else []
 
 
-def other_matrices(config: Config, texts: str) -> dict[str, str]:
-    """Matrices of the other text sets, by name."""
+def other_matrices(plan: Plan, texts: str) -> dict[str, str]:
+    """Matrices of the other text sets, by name; selections are parts of others."""
     return {
-        other: f"{config.results}/{other}/matrix.h5" for other in config.texts if other != texts
+        other: f"{plan.results}/{other}/matrix.h5"
+        for other in plan.config.texts
+        if other != texts and other not in plan.references
     }
 
 
-def most_models(config: Config) -> int:
+def most_models(plan: Plan) -> int:
     """The most models on one map: those of a release are known when its files have been read."""
-    return len(config.models) + max(
-        sum(config.published[name].count for name in releases_on(config, texts))
-        for texts in config.texts
-    )
+    return max(map(plan.models_on, plan.config.texts))
 
 
-def has_all_pairs(config: Config) -> bool:
+def has_all_pairs(plan: Plan) -> bool:
     """Whether the distances of all pairs are computed."""
-    return most_models(config) <= config.map.dense_limit
+    return most_models(plan) <= plan.config.map.dense_limit
 
 
-def has_ellipses(config: Config) -> bool:
+def has_ellipses(plan: Plan) -> bool:
     """Whether the uncertainty of the map is drawn."""
-    return has_all_pairs(config) and config.map.ellipses and config.map.bootstrap > 1
+    return has_all_pairs(plan) and plan.config.map.ellipses and plan.config.map.bootstrap > 1
 
 
-def has_domains(config: Config) -> bool:
+def has_domains(plan: Plan) -> bool:
     """Whether there is a map for each domain of the texts."""
-    return has_all_pairs(config) and config.map.domains
+    return has_all_pairs(plan) and plan.config.map.domains
 
 
-def figure_names(config: Config) -> list[str]:
+def figure_names(plan: Plan) -> list[str]:
     """Figures that a configuration can fill; what needs all pairs is left out above the limit."""
     names = ["map", "loglik", "paper", "layout"]
-    if has_all_pairs(config):
+    if has_all_pairs(plan):
         names += ["dendrogram", "heatmap"]
-        revisions = Counter(entry.repository for entry in config.models)
+        revisions = Counter(entry.repository for entry in plan.config.models)
         if max(revisions.values(), default=0) > 2:
             names.append("checkpoints")
-    if has_ellipses(config):
+    if has_ellipses(plan):
         names.append("ellipses")
-    if has_domains(config):
+    if has_domains(plan):
         names.append("domains")
     return names
 
 
-def map_files(config: Config) -> list[str]:
+def map_files(plan: Plan) -> list[str]:
     """Everything that the finished maps consist of."""
-    names = [*_MAP, *(f"figures/{name}" for name in _with_endings(figure_names(config)))]
-    if has_all_pairs(config):
+    names = [*_MAP, *(f"figures/{name}" for name in _with_endings(figure_names(plan)))]
+    if has_all_pairs(plan):
         names.append("tree.nwk")
-    if has_ellipses(config):
+    if has_ellipses(plan):
         names.append("ellipses.tsv")
-    if has_domains(config):
+    if has_domains(plan):
         names.append("domains.tsv")
-    return [f"{config.results}/{texts}/{name}" for texts in config.texts for name in names]
+    return [f"{plan.results}/{texts}/{name}" for texts in plan.config.texts for name in names]
 
 
-def comparisons_on(config: Config, texts: str) -> dict[str, Comparison]:
+def comparisons_on(plan: Plan, texts: str) -> dict[str, Comparison]:
     """What is to be compared on a text set, by name."""
-    asked = config.analyses.contrast
+    asked = plan.config.analyses.contrast
     found = {} if asked is None else asked.comparisons
     return {name: each for name, each in found.items() if each.texts is None or texts in each.texts}
 
 
-def _has_material(config: Config, analysis: str, texts: str) -> bool:
+def _has_material(plan: Plan, analysis: str, texts: str) -> bool:
     """Whether there is what an analysis works on."""
+    if analysis in NEED_ALL_TEXTS and texts in plan.references:
+        return False
     if analysis == "contrast":
-        return bool(comparisons_on(config, texts))
-    return analysis not in NEED_BENCHMARKS or bool(benchmarks_on(config, texts))
+        return bool(comparisons_on(plan, texts))
+    return analysis not in NEED_BENCHMARKS or bool(benchmarks_on(plan, texts))
 
 
-def analysis_files(config: Config) -> list[str]:
+def analysis_files(plan: Plan) -> list[str]:
     """Everything that the configured analyses write."""
     return [
-        f"{config.results}/{texts}/{name}/{file}"
-        for texts in config.texts
-        for name in config.analyses.on
-        if _has_material(config, name, texts)
+        f"{plan.results}/{texts}/{name}/{file}"
+        for texts in plan.config.texts
+        for name in plan.config.analyses.on
+        if _has_material(plan, name, texts)
         for file in [*ANALYSES[name][0], *_with_endings(ANALYSES[name][1])]
     ]
 

@@ -48,14 +48,14 @@ class Submission:
             model: name of the model on the map.
         """
         entry = self._config.by_slug[model]
-        recipe = self._config.texts[texts]
+        sizes = self._plan.sizes(texts)
         spec = json.loads(self._plan.spec(texts, model))
         measured, speeds = self._speeds()
         return allocation.request(
             self._card(entry.source),
             spec["dtype"],
             spec["quantization"] or "",
-            estimates.tokens_of(recipe.n, recipe.max_bytes, self._manifest(texts), measured),
+            estimates.tokens_of(*sizes, self._manifest(texts), measured),
             self._config.hardware,
             speeds[0 if entry.is_demo else 1],
             demo=entry.is_demo,
@@ -109,7 +109,10 @@ class Submission:
         found = {}
         seen: Counter[str] = Counter()
         sharing = self.sharing()
+        scored = self._config.scored_on[texts]
         for model, entry in self._config.by_slug.items():
+            if model not in scored:
+                continue
             size = self.request(texts, model).size
             if size in sharing and not self._was_refused(entry.source):
                 found[model] = f"{size}_{texts}_{seen[size] // sharing[size]}", size

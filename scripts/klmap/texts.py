@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from klmap import environment
-from klmap.config_texts import EnvironmentTexts, HubTexts, RecordTexts, TextSet, UrlTexts
+from klmap.config_texts import DrawnTexts, EnvironmentTexts, HubTexts, RecordTexts, UrlTexts
 from klmap.corpora import (
     Document,
     dataset_commit,
@@ -61,7 +61,7 @@ def excerpt(text: str, most: int = EXCERPT) -> str:
     return line + ("…" if len(text) > most else "")
 
 
-def build(recipe: TextSet, texts: Path, manifest: Path) -> None:
+def build(recipe: DrawnTexts, texts: Path, manifest: Path) -> None:
     """Make a text set: ``texts`` first, then the manifest that vouches for it.
 
     Args:
@@ -230,7 +230,7 @@ class _Spooled:
     positions: dict[str, list[int]]
 
 
-def _documents(recipe: TextSet, download: Path) -> Iterator[Document]:
+def _documents(recipe: DrawnTexts, download: Path) -> Iterator[Document]:
     """The one place that knows which source a recipe means."""
     if isinstance(recipe, EnvironmentTexts):
         return environment.documents("score")
@@ -239,7 +239,7 @@ def _documents(recipe: TextSet, download: Path) -> Iterator[Document]:
     return hub_documents(recipe) if isinstance(recipe, HubTexts) else file_documents(recipe)
 
 
-def _pieces(recipe: TextSet, download: Path) -> Iterator[Document]:
+def _pieces(recipe: DrawnTexts, download: Path) -> Iterator[Document]:
     """What the sample is drawn from: chunks, or whole records of a file.
 
     A file of the web waits at ``download`` while it is read.
@@ -265,7 +265,7 @@ def _spool(pieces: Iterable[Document], spool: Path, by_domain: bool) -> _Spooled
     return spooled
 
 
-def _draw(recipe: TextSet, spooled: _Spooled) -> list[int]:
+def _draw(recipe: DrawnTexts, spooled: _Spooled) -> list[int]:
     """The positions of the texts, in the order in which they shall stand."""
     count = spooled.total
     n = count if recipe.n is None else recipe.n

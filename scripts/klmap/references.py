@@ -1,0 +1,99 @@
+"""The text sets that selections are selections of: where they lie, and what they are made of.
+
+A reference is made by the same configuration, or it has been made before by another one. Of that
+one nothing is configured here, so what its texts are is read from its manifest. Every Snakemake
+process reads this when it starts, so it looks at nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from klmap.config import Config
+from klmap.errors import ConfigError, InputError
+from klmap.files import read_json
+
+FILES = (
+    "texts.jsonl",
+    "index.tsv",
+    "matrix.h5",
+    "models.tsv",
+    "kl.h5",
+    "layout.tsv",
+    "layout.json",
+)
+"""What has to be there of a reference that was made before."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The text set that another one is a selection of.
+
+    Attributes:
+        folder: where its files are.
+        name: of the text set, where this configuration makes it; else empty.
+        recipe: what decides its texts, where it was made before; only then the rest is known.
+        texts: number of its texts.
+        max_bytes: longest text that its recipe allows, in UTF-8 bytes.
+        models: number of models on its map.
+    """
+
+    folder: str
+    name: str
+    recipe: dict[str, Any] | None = None
+    texts: int = 0
+    max_bytes: int = 0
+    models: int = 0
+
+    def file(self, name: str) -> str:
+        """One of its files."""
+        return f"{self.folder}/{name}"
+
+
+def find(config: Config, texts: str, file: Path) -> Reference:
+    """The reference of a selection.
+
+    Args:
+        config: the configuration.
+        texts: name of the selection.
+        file: the configuration's file, for messages.
+
+    Raises:
+        ConfigError: the reference is not configured, and has not been made before either.
+    """
+    of = config.selections[texts].of
+    if of in config.texts:
+        return Reference(f"{config.results}/{of}", of)
+    where = f"{file}: texts.{texts}.of"
+    folder = Path(of).expanduser() if "/" in of else Path(config.results, of)
+    if folder.resolve().parent == Path(config.results).resolve() and folder.name in config.texts:
+        raise ConfigError(
+            f"{where}: {of!r} is the folder of a text set of this configuration; give its name, "
+            f"of: {folder.name}"
+        )
+    try:
+        manifest = read_json(folder / "texts.json")
+    except InputError as error:
+        raise ConfigError(_unfinished(where, of, folder, str(error).partition(";")[0])) from None
+    if "selection" in manifest:
+        raise ConfigError(
+            f"{where}: {folder} is a selection itself, and its models lack most texts; name the "
+            "reference that it was drawn from"
+        )
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(_unfinished(where, of, folder, f"{folder}/{missing[0]} is not there"))
+    if not isinstance(recipe := manifest.get("recipe"), dict):
+        raise ConfigError(f"{where}: {folder}/texts.json has no recipe; make it again")
+    models = (folder / "index.tsv").read_bytes().count(b"\n") - 1
+    longest = int(recipe.get("max_bytes") or 0)
+    return Reference(str(folder), "", recipe, int(manifest["n"]), longest, models)
+
+
+def _unfinished(where: str, of: str, folder: Path, found: str) -> str:
+    return (
+        f"{where}: no text set {of!r} is configured here, and {folder} is not that of a finished "
+        f"map ({found}); run the configuration that makes it first, or add it below texts:"
+    )
