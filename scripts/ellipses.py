@@ -19,6 +19,9 @@ def main() -> None:
     parser.add_argument("--dense-limit", type=int, default=5000, help="most models")
     parser.add_argument("--bootstrap", type=int, default=100, help="samples of the texts")
     parser.add_argument("--seed", type=int, default=42, help="of the bootstrap")
+    parser.add_argument(
+        "--reference-ellipses", type=Path, nargs="?", help="ellipses.tsv of the reference"
+    )
     parser.add_argument("--ellipses", type=Path, required=True, help="ellipses.tsv to write")
     args = parser.parse_args()
     matrix = store.read_matrix(args.matrix)
@@ -32,7 +35,8 @@ def main() -> None:
         raise InputError("ellipses need map.bootstrap of at least 2 in config.yaml")
     places = layout.read_layout(args.layout, collect.read_models(args.models, matrix.model))
     report = layout.read_report(args.layout_report)
-    rows = bootstrap.ellipses(matrix, places, report, args.bootstrap, args.seed)
+    known = bootstrap.read_rows(args.reference_ellipses) if args.reference_ellipses else {}
+    rows = bootstrap.ellipses(matrix, places, report, args.bootstrap, args.seed, known)
     bootstrap.write_ellipses(args.ellipses, rows)
 
 

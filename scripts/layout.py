@@ -37,21 +37,26 @@ def main() -> None:
     parser.add_argument(
         "--report", type=Path, required=True, help="layout.json to continue and write"
     )
-    args = parser.parse_args()
-    settings = Settings(
-        args.method,
-        args.metric,
-        args.perplexity,
-        args.iterations,
-        args.seed,
-        args.dense_limit,
-        args.fixed,
+    parser.add_argument(
+        "--reference-layout", type=Path, nargs="?", help="layout.tsv of the reference"
     )
+    parser.add_argument(
+        "--reference-report", type=Path, nargs="?", help="layout.json of the reference"
+    )
+    args = parser.parse_args()
+    if (args.reference_layout is None) != (args.reference_report is None):
+        parser.error("--reference-layout and --reference-report go together")
+    asked = (args.method, args.metric, args.perplexity, args.iterations, args.seed)
+    settings = Settings(*asked, args.dense_limit, args.fixed)
     distances = store.read_distances(args.kl)
     with store.open_matrix(args.matrix) as matrix:
         models = collect.read_models(args.models, matrix.model)
         cloud = placement.cloud(matrix, distances, models, settings.dense_limit)
-    before = placement.ASKED_FOR if args.fresh else placement.previous(args.layout, args.report)
+        reference = (args.reference_layout, args.reference_report, matrix.model, matrix.complete)
+    if args.reference_layout:
+        before = placement.reference(*reference)
+    else:
+        before = placement.ASKED_FOR if args.fresh else placement.previous(args.layout, args.report)
     made = placement.make(cloud, settings, before)
     faithful = placement.measured(made, distances)
     placement.write(made, cloud, settings, faithful, args.layout, args.report)

@@ -19,10 +19,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=42, help="of the bootstrap")
     parser.add_argument("--tree", type=Path, required=True, help="tree.nwk to write")
     args = parser.parse_args()
-    root = tree.build(store.read_distances(args.kl), str(args.kl))
+    distances = store.read_distances(args.kl)
+    root = tree.build(distances, str(args.kl))
     if args.bootstrap:
         matrix = store.read_matrix(args.matrix)
-        samples = bootstrap.replicates(matrix, args.bootstrap, args.seed)
+        samples = bootstrap.replicates(matrix, args.bootstrap, args.seed, distances)
         tree.add_support(root, matrix.model, samples)
     tree.write_tree(args.tree, root)
 

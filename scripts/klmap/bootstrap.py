@@ -13,12 +13,17 @@ to this very picture: each replicate is continued from it, so groups stay where 
 the distances allow. It does not say whether a fresh layout, of another seed or method, would have
 put the groups elsewhere. The optimisation of t-SNE never ends at quite the same point, so that its
 ellipses have half axes of some thousandths of the map's width even where texts decide nothing.
+
+Where some texts stand for all, a replicate changes how often each one counts
+(:meth:`klmap.design.Design.multipliers`): by the choice of the texts of the reference, and by what
+a selection from these would have drawn. What the reference says of the models that were scored on
+all texts stays, their places, ellipses and distances.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -27,14 +32,16 @@ import numpy.typing as npt
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from klmap import geometry, layout
-from klmap.arrays import Floats
+from klmap import embedding, fixed, geometry, layout
+from klmap.arrays import Bools, Floats
 from klmap.collect import Model
+from klmap.design import Design
+from klmap.embedding import Settings
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.layout import Place, Report
 from klmap.log import Progress
-from klmap.store import Matrix
+from klmap.store import Distances, Matrix
 
 Counts = npt.NDArray[np.int64]
 
@@ -61,7 +68,23 @@ def draw(n_texts: int, seed: int, replicate: int) -> Counts:
     return np.bincount(texts, minlength=n_texts).astype(np.int64)
 
 
-def sample_points(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
+def reweigh(design: Design, seed: int, replicate: int) -> Floats:
+    """How many texts of the reference each text of a selection stands for in a replicate.
+
+    Args:
+        design: how the texts stand for those of the reference.
+        seed: of the whole bootstrap.
+        replicate: number of the replicate from 0.
+
+    Returns:
+        (d,) float64, in the mean ``design.times``.
+    """
+    return design.times * design.multipliers(np.random.default_rng([seed, replicate]))
+
+
+def sample_points(
+    q: Floats, counts: Counts | Floats, mean_bytes: float, texts: int | None = None
+) -> Floats:
     """Coordinates of the models on texts that count as often as they were drawn.
 
     The squared distance of two models is their KL, as :func:`geometry.pairwise_kl` gives it for the
@@ -69,10 +92,11 @@ def sample_points(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
     here once, times ``sqrt(w)``; texts that were not drawn, a third of all, are left out.
 
     Args:
-        q: (K, N) float64 nats per text, from :func:`geometry.double_centre`; any constant that
-            was taken out of a model or of a text cancels.
-        counts: (N,) from :func:`draw`.
+        q: (K, N) float64 nats per text, from :func:`geometry.double_centre` without a design; any
+            constant that was taken out of a model or of a text cancels.
+        counts: (N,) from :func:`draw`, or from :func:`reweigh`.
         mean_bytes: UTF-8 bytes per text, B.
+        texts: number of texts that the counts stand for; by default their sum.
 
     Returns:
         (K, n) float64, square root of bits per byte, n being the number of different texts drawn.
@@ -82,23 +106,27 @@ def sample_points(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
     total = times.sum()
     points = q[:, drawn]
     points -= np.einsum("kn,n->k", points, times / total)[:, None]
-    points *= np.sqrt(times / (2 * total * geometry.nats_per_unit(mean_bytes)))
+    stand_for = total if texts is None else texts
+    points *= np.sqrt(times / (2 * stand_for * geometry.nats_per_unit(mean_bytes)))
     return points
 
 
-def kl_of_sample(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
+def kl_of_sample(
+    q: Floats, counts: Counts | Floats, mean_bytes: float, texts: int | None = None
+) -> Floats:
     """KL of all pairs of models on texts that count as often as they were drawn.
 
     Args:
-        q: (K, N) float64 nats per text, from :func:`geometry.double_centre`.
-        counts: (N,) from :func:`draw`.
+        q: (K, N) float64 nats per text, as :func:`sample_points` takes it.
+        counts: (N,) how often each text counts.
         mean_bytes: UTF-8 bytes per text, B.
+        texts: number of texts that the counts stand for; by default their sum.
 
     Returns:
         (K, K) float64 in bits per byte; symmetric, 0 on the diagonal and where two models differ
         by rounding alone. Takes three such arrays of memory beside :func:`sample_points`.
     """
-    points = sample_points(q, counts, mean_bytes)
+    points = sample_points(q, counts, mean_bytes, texts)
     kl = points @ points.T
     norm = np.diagonal(kl).copy()
     scale = norm[:, None] + norm[None, :]
@@ -109,24 +137,60 @@ def kl_of_sample(q: Floats, counts: Counts, mean_bytes: float) -> Floats:
     return np.asarray(kl, np.float64)
 
 
-def replicates(matrix: Matrix, count: int, seed: int) -> Iterator[Floats]:
+def replicates(
+    matrix: Matrix, count: int, seed: int, distances: Distances | None = None
+) -> Iterator[Floats]:
     """KL of all pairs in one replicate after another; progress is logged.
 
     Args:
         matrix: the models and texts.
         count: number of replicates.
         seed: of the whole bootstrap.
+        distances: of the same models, with all pairs; used where some texts stand for all. Pairs
+            of which they know more than these texts vary about that, by as many standard errors.
 
     Yields:
         (K, K) float64 in bits per byte, see :func:`kl_of_sample`.
     """
     q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
+    known = _Known(matrix, distances) if distances is not None and matrix.design else None
     progress = Progress(count, "bootstrap samples")
     for replicate in range(count):
-        counts = draw(q.shape[1], seed, replicate)
-        yield kl_of_sample(q, counts, matrix.mean_bytes)
+        kl = kl_of_sample(q, *_times(matrix, seed, replicate))
+        yield kl if known is None else known.about(kl)
         progress.add(1)
     progress.close()
+
+
+def _times(matrix: Matrix, seed: int, replicate: int) -> tuple[Counts | Floats, float, int]:
+    """What a replicate makes of the texts, their mean size, and how many they stand for."""
+    if matrix.design is None:
+        return draw(matrix.texts, seed, replicate), matrix.mean_bytes, matrix.texts
+    return reweigh(matrix.design, seed, replicate), matrix.mean_bytes, matrix.texts
+
+
+class _Known:
+    """Replicates of the KL of pairs of which more is known than the texts of a selection say.
+
+    ``kl + (replicate - estimate) se / se_estimate``, at least 0: as many standard errors as the
+    replicate is away from the estimate by these texts, it is away from the distance by all texts.
+    Where the distance is the estimate itself, this changes nothing.
+    """
+
+    def __init__(self, matrix: Matrix, distances: Distances) -> None:
+        q = geometry.double_centre(matrix.loglik, matrix.clip_threshold, matrix.design)
+        self.estimate, error = geometry.pairwise_kl(q, matrix.mean_bytes, matrix.design)
+        if distances.kl is None or distances.se is None or distances.kl.shape != error.shape:
+            raise InputError("kl.h5 and matrix.h5 do not hold the same models; run again")
+        self.kl = distances.kl
+        self.share = np.divide(distances.se, error, out=np.ones_like(error), where=error > 0)
+
+    def about(self, kl: Floats) -> Floats:
+        """(K, K) float64 in bits per byte, of a replicate; ``kl`` is overwritten."""
+        kl -= self.estimate
+        kl *= self.share
+        kl += self.kl
+        return np.maximum(kl, 0, out=kl)
 
 
 @dataclass(frozen=True)
@@ -151,7 +215,12 @@ class Ellipse:
 
 
 def ellipses(
-    matrix: Matrix, places: Sequence[Place], report: Report, count: int, seed: int
+    matrix: Matrix,
+    places: Sequence[Place],
+    report: Report,
+    count: int,
+    seed: int,
+    known: Mapping[str, Ellipse] | None = None,
 ) -> list[Ellipse]:
     """The 95 % ellipse of each model's place over replicates; progress is logged.
 
@@ -161,16 +230,26 @@ def ellipses(
     of freedom. It is centred on the model's place on the map: continuing a layout moves it a little
     even with the distances it was made of, and that is no uncertainty.
 
+    On a map that holds the models of its reference in their places (``report.reference``, under
+    t-SNE), these keep their ellipses too. In each replicate the others alone are placed among
+    them, as they were on the map. Their covariance is taken about the place on the map, not about
+    the mean of the replicates: where half of them land in another group the ellipse reaches it, and
+    it always says something of the place that is shown.
+
     Args:
         matrix: the models and texts.
         places: the map, in the order of the matrix.
         report: how the map was made.
         count: number of replicates, at least two.
         seed: of the bootstrap.
+        known: the ellipses of the reference, by model.
 
     Returns:
         One ellipse per model, in the order of the matrix.
     """
+    held = _held(matrix.complete, places, known or {})
+    if held.any() and report.reference and embedding.family(report.method) == "tsne":
+        return _among(matrix, places, report, count, seed, known or {}, held)
     start = layout.plane_of(places)
     found = np.empty((count, *start.shape))
     progress = Progress(count, "bootstrap layouts")
@@ -178,8 +257,7 @@ def ellipses(
     with threadpool_limits(1):
         q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
         for replicate in range(count):
-            counts = draw(q.shape[1], seed, replicate)
-            points = sample_points(q, counts, matrix.mean_bytes)
+            points = sample_points(q, *_times(matrix, seed, replicate))
             if report.method == "pca":
                 points = _first_two(points)
             found[replicate] = layout.continued(points, start, report, report.seed)
@@ -188,6 +266,49 @@ def ellipses(
     return [
         Ellipse(place.model, place.x, place.y, *_axes(np.cov(cloud.T)))
         for place, cloud in zip(places, found.transpose(1, 0, 2), strict=True)
+    ]
+
+
+def _held(complete: Bools, places: Sequence[Place], known: Mapping[str, Ellipse]) -> Bools:
+    """(K,) which models stand where the reference has them."""
+    found = [known.get(place.model) for place in places]
+    same = [
+        row is not None and (row.x, row.y) == (place.x, place.y)
+        for row, place in zip(found, places, strict=True)
+    ]
+    return complete & np.array(same, np.bool_)
+
+
+def _among(
+    matrix: Matrix,
+    places: Sequence[Place],
+    report: Report,
+    count: int,
+    seed: int,
+    known: Mapping[str, Ellipse],
+    held: Bools,
+) -> list[Ellipse]:
+    """Ellipses on a map of which some models are held."""
+    start = layout.plane_of(places)
+    settings = Settings(report.method, report.metric, report.perplexity)
+    rows = np.flatnonzero(held)
+    spread = np.zeros((len(start), 2, 2))
+    progress = Progress(count, "bootstrap layouts")
+    # One thread, because sums split over threads depend on their number.
+    with threadpool_limits(1):
+        design, threshold = matrix.design, matrix.clip_threshold
+        points = layout.points_of(matrix.loglik, threshold, matrix.mean_bytes, design)
+        scale = fixed.scale_of(points[rows], start[rows], settings)
+        q = geometry.double_centre(matrix.loglik, threshold)
+        for replicate in range(count):
+            points = sample_points(q, *_times(matrix, seed, replicate))
+            away = fixed.place(points, rows, start[rows], settings, scale, quiet=True) - start
+            spread += away[:, :, None] * away[:, None, :] / count
+            progress.add(1)
+    progress.close()
+    return [
+        known[place.model] if kept else Ellipse(place.model, place.x, place.y, *_axes(about))
+        for place, kept, about in zip(places, held, spread, strict=True)
     ]
 
 
@@ -211,19 +332,31 @@ def write_ellipses(path: Path, rows: Sequence[Ellipse]) -> None:
     write_tsv(path, COLUMNS, [astuple(row) for row in rows])
 
 
+def read_rows(path: Path) -> dict[str, Ellipse]:
+    """Read ellipses.tsv, whichever models it has, by model.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    try:
+        return {
+            row["model"]: Ellipse(row["model"], *(float(row[key]) for key in COLUMNS[1:]))
+            for row in read_tsv(path)
+        }
+    except KeyError as error:
+        raise InputError(f"{path}: {error} is missing; remove it and run again") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; remove it and run again") from None
+
+
 def read_ellipses(path: Path, models: Sequence[Model]) -> list[Ellipse]:
     """Read ellipses.tsv in the order of ``models``.
 
     Raises:
         InputError: the file is missing or broken, or has not these models.
     """
+    rows = read_rows(path)
     try:
-        rows = {
-            row["model"]: Ellipse(row["model"], *(float(row[key]) for key in COLUMNS[1:]))
-            for row in read_tsv(path)
-        }
         return [rows[model.model] for model in models]
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing; remove it and run again") from None
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; remove it and run again") from None

@@ -2,7 +2,9 @@
 
 A domain's map has its own centring and its own bytes per text, so its KLs are what a text set of
 that domain would give. It begins at the overall layout and is turned onto it, so that two panels
-can be compared. How far the two agree is the rank correlation of their KLs over all pairs of
+can be compared. Of a text selection the chosen texts of a domain stand for all of that domain, with
+the weights that they have in the selection; its size and its bytes are estimated by the same
+weights. How far the two agree is the rank correlation of their KLs over all pairs of
 models, the statistic of Mantel (1967) with ranks. That maps are made by domain is klmap's own.
 """
 
@@ -41,7 +43,7 @@ class DomainMap:
 
     Attributes:
         domain: its name.
-        texts: how many texts it has.
+        texts: how many texts it has; of a selection, how many were chosen.
         correlation: Spearman's, between its KLs and those of all texts, over pairs of models;
             NaN where there are fewer than three models, or all KLs are equal.
         points: (K, 2) places, aligned to the overall layout.
@@ -105,17 +107,28 @@ def _all_texts(matrix: split.Rows, domains: split.Domains) -> Floats:
 
 
 def _each(matrix: MatrixFile, domains: split.Domains) -> Iterator[tuple[int, Floats]]:
-    """(K, n) points of every domain that has texts enough; squared distance is its own KL."""
+    """(K, n) points of every domain that has texts enough; squared distance is its own KL.
+
+    Of a selection it is ``sum_u w_u^2 (d_u - mean d)^2 / (2 ln 2 sum_u w_u^2 bytes_u)`` over the
+    domain's texts, of which the mean is weighted by ``w_u^2`` too: an estimate of the KL by all
+    texts of the domain, however many of them there are in the reference.
+    """
     for block in split.blocks(matrix, domains, whole=True):
         for number in np.unique(block.domains):
             begin, end = np.searchsorted(block.domains, [number, number + 1])
             if end - begin < LEAST_TEXTS and len(domains.names) > 1:
                 continue
-            own_bytes = float(matrix.n_bytes[domains.code == number].mean())
+            own = domains.code == number
             points = block.values[:, begin:end]
-            points = points - points.mean(axis=1, keepdims=True)
+            if matrix.design is None:
+                points = points - points.mean(axis=1, keepdims=True)
+                own_bytes = (end - begin) * float(matrix.n_bytes[own].mean())
+            else:
+                weight, times = matrix.design.weight[own], matrix.design.times[own]
+                points = points - np.outer(points @ weight / times.sum(), weight)
+                own_bytes = float(times @ matrix.n_bytes[own])
             points -= points.mean(axis=0)
-            share = (end - begin) * own_bytes / (len(matrix.domain) * matrix.mean_bytes)
+            share = own_bytes / (matrix.texts * matrix.mean_bytes)
             yield int(number), points / math.sqrt(share)
 
 

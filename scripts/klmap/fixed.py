@@ -2,8 +2,9 @@
 
 t-SNE (van der Maaten and Hinton 2008) compares for each model how near all others are by KL and on
 the plane. Here the others stay where they are, so every new model has a best place of its own,
-which is found by itself. New models do not see each other. The procedure is klmap's own; that of
-openTSNE, which embeds new points into an existing map, is alike.
+which is found by itself. New models do not see each other. So models that were scored on some
+texts alone come onto the map of all of them. The procedure is klmap's own; that of openTSNE, which
+embeds new points into an existing map, is alike.
 """
 
 from __future__ import annotations
@@ -21,7 +22,25 @@ _NEAREST = 5
 _LEAST_KL = 1e-12
 
 
-def place(points: Floats, rows: Rows, targets: Floats, settings: Settings) -> Floats:
+def scale_of(held: Floats, targets: Floats, settings: Settings) -> float:
+    """The factor between the units of a map and those in which t-SNE would have made it.
+
+    Args:
+        held: (n, r) points of the models that are held, square root of bits per byte.
+        targets: (n, 2) where they are.
+        settings: metric and perplexity of t-SNE.
+    """
+    return embedding.natural_scale(held, targets, settings) if len(held) > 1 else 1.0
+
+
+def place(
+    points: Floats,
+    rows: Rows,
+    targets: Floats,
+    settings: Settings,
+    scale: float | None = None,
+    quiet: bool = False,
+) -> Floats:
     """Places of all models, of which some are held.
 
     Args:
@@ -29,6 +48,8 @@ def place(points: Floats, rows: Rows, targets: Floats, settings: Settings) -> Fl
         rows: (n,) the models that are held; at least one.
         targets: (n, 2) where.
         settings: metric and perplexity of t-SNE.
+        scale: from :func:`scale_of`; by default that of these points.
+        quiet: say nothing of the progress.
 
     Returns:
         (K, 2) float64; the rows of ``rows`` are ``targets``, to the bit.
@@ -37,12 +58,14 @@ def place(points: Floats, rows: Rows, targets: Floats, settings: Settings) -> Fl
     plane[rows] = targets
     new = np.setdiff1d(np.arange(len(points)), rows)
     held = points[rows]
-    scale = embedding.natural_scale(held, targets, settings) if len(rows) > 1 else 1.0
-    progress = Progress(len(new), "new models")
+    scale = scale_of(held, targets, settings) if scale is None else scale
+    progress = None if quiet else Progress(len(new), "new models")
     for row in new:
         plane[row] = _best(points[row], held, scale * targets, settings) / scale
-        progress.add(1)
-    progress.close()
+        if progress:
+            progress.add(1)
+    if progress:
+        progress.close()
     return plane
 
 

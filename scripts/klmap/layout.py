@@ -19,6 +19,7 @@ from klmap import alignment, embedding, geometry, quality
 from klmap.alignment import Movement
 from klmap.arrays import Floats
 from klmap.collect import Model
+from klmap.design import Design
 from klmap.embedding import Method, Metric, Settings
 from klmap.errors import InputError
 from klmap.files import read_json, read_tsv, write_json, write_tsv
@@ -65,6 +66,8 @@ class Report:
         stable: how it differs from the one before; None if it is fresh.
         reason: why it is fresh; empty if it is not.
         vectors: a hash of each model's log-likelihoods; none in a layout of an earlier klmap.
+        reference: SHA-256 of the layout.tsv of all texts, from which this one goes on; empty
+            where there is none. ``stable`` then compares the two.
     """
 
     texts_sha256: str
@@ -79,6 +82,7 @@ class Report:
     stable: Movement | None
     reason: str
     vectors: dict[str, str] = field(default_factory=dict)
+    reference: str = ""
 
 
 def place(
@@ -105,7 +109,7 @@ def place(
         One place per model in the order of ``models``.
     """
     settings = Settings(method, metric, perplexity, iterations, seed, dense_limit=len(models))
-    points = points_of(matrix.loglik, matrix.clip_threshold, matrix.mean_bytes)
+    points = points_of(matrix.loglik, matrix.clip_threshold, matrix.mean_bytes, matrix.design)
     plane = embedding.fresh(points, settings, order_of(models))
     return places_of(matrix.model, plane, settings.label(len(models)))
 
@@ -139,8 +143,29 @@ def sentence(described: Report) -> str:
     """What every map says of itself: how faithful it is, and how far its models moved."""
     words = [quality.sentence(described.quality)]
     if described.stable is not None:
-        words.append(alignment.sentence(described.stable))
+        if described.reference:
+            words.append(_beside(described.stable))
+        else:
+            words.append(alignment.sentence(described.stable))
     return " ".join(words)
+
+
+def _beside(moved: Movement) -> str:
+    """How a map lies beside that of all texts.
+
+    Example: 898 models stand where they do on the map of all texts; 120 were placed among them.
+    """
+    one = moved.kept == 1
+    words = f"{moved.kept:,} model{'' if one else 's'} stand{'s' if one else ''}"
+    where = "where it does" if one else "where they do"
+    if moved.largest:
+        where = f"near where {'it does' if one else 'they do'}"
+        where = f"{where} (median {100 * moved.median:.1f} % of the map's width away)"
+    words = f"{words} {where} on the map of all texts"
+    if moved.new:
+        were = "was" if moved.new == 1 else "were"
+        words += f"; {moved.new:,} {were} placed among {'it' if one else 'them'}"
+    return f"{words}."
 
 
 def order_of(models: Sequence[Model]) -> npt.NDArray[np.intp]:
@@ -149,21 +174,25 @@ def order_of(models: Sequence[Model]) -> npt.NDArray[np.intp]:
     return np.array(sorted(range(len(models)), key=keys.__getitem__), np.intp)
 
 
-def points_of(loglik: Floats, threshold: float, mean_bytes: float) -> Floats:
+def points_of(
+    loglik: Floats, threshold: float, mean_bytes: float, design: Design | None = None
+) -> Floats:
     """All principal components of models in memory.
 
     Args:
         loglik: (K, N) raw log-likelihoods, nats.
         threshold: nats; lower values count as this one.
         mean_bytes: UTF-8 bytes per text, B.
+        design: how these texts stand for those of a reference, if they do.
 
     Returns:
         (K, min(K, N)) float64, square root of bits per byte.
     """
     # One thread, because sums split over threads depend on their number.
     with threadpool_limits(1):
-        q = geometry.double_centre(loglik, threshold)
-        return geometry.principal_components(geometry.features(q, mean_bytes))
+        q = geometry.double_centre(loglik, threshold, design)
+        texts = None if design is None else design.texts
+        return geometry.principal_components(geometry.features(q, mean_bytes, texts))
 
 
 def places_of(names: Sequence[str], plane: Floats, method: str) -> list[Place]:
@@ -216,7 +245,10 @@ def read_places(path: Path) -> list[Place]:
 
 def write_report(path: Path, report: Report) -> None:
     """Write layout.json."""
-    write_json(path, asdict(report))
+    found = asdict(report)
+    if not report.reference:
+        del found["reference"]
+    write_json(path, found)
 
 
 def read_report(path: Path) -> Report:

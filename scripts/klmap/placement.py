@@ -3,6 +3,10 @@
 The layout that is there is where the next one begins: models that it has start at their places,
 new ones among their nearest. All are then moved by the layout method, and the result is turned
 onto the old places. Nothing moves where nothing has changed. The procedure is klmap's own.
+
+The map of a text selection has no past of its own. It goes on from the map of all texts: models
+that were scored on all of them keep their places there, under t-SNE to the last digit, and the
+others are placed among them (:mod:`klmap.fixed`).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ import numpy.typing as npt
 
 from klmap import alignment, embedding, fixed, layout, quality
 from klmap.alignment import Movement
-from klmap.arrays import Floats
+from klmap.arrays import Bools, Floats
 from klmap.collect import Model
 from klmap.embedding import Settings
 from klmap.errors import InputError
@@ -69,10 +73,12 @@ class Previous:
     Attributes:
         places: coordinates by model.
         report: how they were made.
+        reference: whether it is that of all texts, and what is to be placed has some of them.
     """
 
     places: dict[str, tuple[float, float]]
     report: Report
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,13 @@ class Layout:
         places: in the order of the models.
         movement: how it differs from the one before; None if it is fresh.
         reason: why it is fresh; empty if it is not.
+        reference: SHA-256 of the layout of all texts that it goes on from, if it does from one.
     """
 
     places: list[Place]
     movement: Movement | None
     reason: str
+    reference: str = ""
 
 
 def cloud(
@@ -109,6 +117,8 @@ def cloud(
     order = layout.order_of(models)
     digest = hashlib.sha256(json.dumps([matrix.model, order.tolist()]).encode())
     digest.update(repr(matrix.clip_threshold).encode())
+    if matrix.design is not None:
+        digest.update(matrix.selection.encode())
     dense = len(models) <= dense_limit
     vectors: list[str] = []
     loglik = np.zeros((len(models) if dense else 0, len(matrix.domain)))
@@ -119,7 +129,7 @@ def cloud(
         if dense:
             loglik[begin : begin + _HASHED_ROWS] = block
     if dense:
-        points = layout.points_of(loglik, matrix.clip_threshold, matrix.mean_bytes)
+        points = layout.points_of(loglik, matrix.clip_threshold, matrix.mean_bytes, matrix.design)
     elif distances.pca_points is not None:
         points = distances.pca_points.astype(np.float64)
     else:
@@ -155,6 +165,29 @@ def previous(table: Path, report: Path) -> Previous | str:
     return Previous({row.model: (row.x, row.y) for row in finite}, found)
 
 
+def reference(table: Path, report: Path, models: Sequence[str], complete: Bools) -> Previous | str:
+    """The layout of all texts as what that of some of them goes on from.
+
+    A model that was not scored on all texts has no place there that would be its own, even where
+    one bears its name.
+
+    Args:
+        table: layout.tsv of the reference.
+        report: layout.json of the reference.
+        models: K names of what is to be placed.
+        complete: (K,) whether each was scored on all texts.
+
+    Returns:
+        It, or why there is none to go on from.
+    """
+    found = previous(table, report)
+    if isinstance(found, str):
+        return f"{table}: no such file" if found == FIRST else found
+    partial = {name for name, all_texts in zip(models, complete, strict=True) if not all_texts}
+    places = {name: place for name, place in found.places.items() if name not in partial}
+    return Previous(places, found.report, reference=True)
+
+
 def _warned(reason: str) -> str:
     logger.warning("the layout before cannot be continued: %s", reason)
     return reason
@@ -173,6 +206,8 @@ def make(found: Cloud, settings: Settings, before: Previous | str) -> Layout:
         plane = embedding.fresh(found.points, settings, found.order)
         logger.info("%d models placed afresh: %s", len(plane), reason)
         return Layout(_named(found, settings, plane), None, reason)
+    if before.reference:
+        return replace(_continued(found, settings, before), reference=before.report.table)
     if before.report.input == _input(found, settings) and before.places.keys() == set(found.names):
         logger.info("nothing has changed, so nothing moves")
         plane = np.array([before.places[name] for name in found.names])
@@ -183,7 +218,7 @@ def make(found: Cloud, settings: Settings, before: Previous | str) -> Layout:
 def _differs(found: Cloud, settings: Settings, before: Previous) -> str:
     """Why a layout cannot begin at the one before; empty if it can."""
     report, used = before.report, settings.used(len(found.names))
-    if report.texts_sha256 != found.texts_sha256:
+    if report.texts_sha256 != found.texts_sha256 and not before.reference:
         return "the one before is of another text set"
     if embedding.family(report.method) != embedding.family(used):
         return f"the one before was made by {report.method}, this one by {used}"
@@ -192,7 +227,12 @@ def _differs(found: Cloud, settings: Settings, before: Previous) -> str:
         return "" if kept else "the one before has none of these models"
     for name in ("metric", "perplexity", "seed"):
         then, now = getattr(report, name), getattr(settings, name)
-        if then != now:
+        if then != now and before.reference:
+            logger.warning(
+                "the layout of all texts was made with %s %s, models are placed on it with %s",
+                name, then, now,
+            )  # fmt: skip
+        elif then != now:
             return f"the one before was made with {name} {then}, this one with {now}"
     if len(set(kept)) < _FEWEST_KEPT:
         return f"the one before has only {len(set(kept))} places of these models"
@@ -202,7 +242,9 @@ def _differs(found: Cloud, settings: Settings, before: Previous) -> str:
 def _continued(found: Cloud, settings: Settings, before: Previous) -> Layout:
     models = len(found.names)
     rows, targets = _kept(found, before)
-    same = _unchanged(found, before, rows) if settings.fixed else np.zeros(len(rows), np.bool_)
+    same = np.full(len(rows), before.reference)
+    if settings.fixed and not before.reference:
+        same = _unchanged(found, before, rows)
     if same.any() and embedding.family(settings.used(models)) == "tsne":
         plane = fixed.place(found.points, rows[same], targets[same], settings)
         return _moved(found, settings, before, plane)
@@ -313,6 +355,7 @@ def write(
         stable=made.movement,
         reason=made.reason,
         vectors=dict(zip(found.names, found.vectors, strict=True)),
+        reference=made.reference,
     )
     layout.write_report(report, described)
     logger.info("%s", layout.sentence(described))
