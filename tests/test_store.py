@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from klmap import store, store_score
+from klmap.design import Design
 from klmap.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,6 +204,61 @@ def test_inconsistent_matrix_and_distances_are_refused(tmp_path: Path) -> None:
     replace_dataset(tmp_path / "k.h5", "kl", np.zeros((3, 3)))
     with pytest.raises(InputError, match=r"kl is \(3, 3\) for 2 models"):
         store.read_distances(tmp_path / "k.h5")
+
+
+def designed() -> store.Matrix:
+    made = matrix()
+    weight, variance, balance = np.array([[1.5, 1, 2], [0.5, 0, 0.25], [2, 1, 4]])
+    made.design = Design(weight, variance, balance, 9)
+    made.complete = np.array([True, False])
+    made.selection = "5e1ec7ed0000"
+    return made
+
+
+def test_a_design_comes_back(tmp_path: Path) -> None:
+    made = designed()
+    store.write_matrix(tmp_path / "m.h5", made)
+    found = store.read_matrix(tmp_path / "m.h5")
+    with store.open_matrix(tmp_path / "m.h5") as file:
+        for one in (found, file):
+            assert (one.texts, one.selection) == (9, "5e1ec7ed0000")
+            assert one.complete.tolist() == [True, False]
+            assert one.complete.dtype == np.bool_
+            assert one.design is not None
+            assert one.design.texts == 9
+            for key in ("weight", "variance", "balance"):
+                array = getattr(one.design, key)
+                assert array.dtype == np.float64
+                assert np.array_equal(array, getattr(made.design, key))
+
+
+def test_a_matrix_without_a_design_has_nothing_of_one(tmp_path: Path) -> None:
+    store.write_matrix(tmp_path / "m.h5", matrix())
+    with h5py.File(tmp_path / "m.h5") as file:
+        assert set(file) == {"L", "Q", "model", "domain", "n_bytes", "noise"}
+        assert not {"n_reference", "selection"} & set(file.attrs)
+    found = store.read_matrix(tmp_path / "m.h5")
+    assert found.design is None
+    assert (found.texts, found.selection) == (3, "")
+    assert found.complete.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("weight", np.ones(2), "weight is"),
+        ("weight_variance", np.ones((3, 1)), "weight_variance is"),
+        ("weight_balance", None, "truncated or not a klmap file"),
+        ("complete", np.ones(3, np.bool_), "complete is"),
+    ],
+)
+def test_a_design_of_other_texts_is_refused(
+    tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    store.write_matrix(tmp_path / "m.h5", designed())
+    replace_dataset(tmp_path / "m.h5", name, value)
+    with pytest.raises(InputError, match=message):
+        store.read_matrix(tmp_path / "m.h5")
 
 
 def test_unknown_noise_comes_back_as_unknown(tmp_path: Path) -> None:

@@ -90,9 +90,11 @@ def centre_texts(loglik: Floats, threshold: float, design: Design | None = None)
         design: how these texts stand for those of a reference, if they do.
 
     Returns:
-        (K, N) float64 in nats; a row has the same bits whatever other rows there are.
+        (K, N) float64 in nats; a row has the same bits whatever other rows there are, and
+        however they lie in memory.
     """
-    q = np.maximum(loglik, threshold)
+    # Rows in one piece: the order in which numbers are added up depends on how they lie.
+    q = np.maximum(loglik, threshold, order="C")
     if design is None:
         q -= q.mean(axis=1, keepdims=True)
     else:
