@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from klmap import benchmarks, collect, figure_leakage, leakage, log, store, style
+from klmap import benchmarks, collect, figure_leakage, leakage, log, split, store, style
 
 
 def main() -> None:
@@ -28,9 +28,9 @@ def main() -> None:
         models = collect.read_models(args.models, matrix.model)
         scores = benchmarks.read_benchmarks(args.benchmarks, models)
         found = leakage.find(matrix, models, scores, args.tasks)
-        count = len(matrix.domain)
+        name = args.texts or args.matrix.resolve().parent.name
+        texts = split.in_words(len(matrix.domain), name, matrix.design)
     leakage.write(args.folder, found, models)
-    texts = f"{count:,} texts of “{args.texts or args.matrix.resolve().parent.name}”"
     with mpl.rc_context(style.RC):
         style.save(figure_leakage.draw(found, models, texts), args.folder, "leakage")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import benchmarks, collect, figure_prediction, kernels, log, prediction, store
+from klmap import benchmarks, collect, figure_prediction, kernels, log, prediction, split, store
 from klmap import prediction_files as tables
 
 
@@ -46,10 +46,10 @@ def main() -> None:
             tuple(args.features), args.folds, args.seeds, args.curve == "true"
         )
         found = prediction.predict(matrix, models, scores, settings)
-        texts = len(matrix.domain)
+        name = args.texts or args.matrix.resolve().parent.name
+        texts = split.in_words(len(matrix.domain), name, matrix.design)
     tables.write(args.folder, found)
-    name = args.texts or args.matrix.resolve().parent.name
-    figure_prediction.draw(found, models, f"{texts:,} texts of “{name}”", args.folder)
+    figure_prediction.draw(found, models, texts, args.folder)
 
 
 if __name__ == "__main__":

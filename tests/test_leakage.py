@@ -27,6 +27,7 @@ from klmap import (
 )
 from klmap.benchmarks import Benchmarks
 from klmap.collect import Model
+from klmap.design import Design
 from klmap.errors import InputError
 from klmap.files import read_tsv
 from tests.release import Release, make_release, write_results
@@ -44,6 +45,7 @@ class Rows:
         self.n_bytes = np.asarray(n_bytes)
         self.clip_threshold = threshold
         self.mean_bytes = float(self.n_bytes.mean())
+        self.design: Design | None = None
 
     def loglik(self, begin: int, end: int) -> Any:
         return self._loglik[begin:end]

@@ -8,6 +8,11 @@ klmap's own.
 An axis has no sign of its own. Here the model that lies farthest from the middle of an axis is at
 its high end; among models equally far it is the first. Texts at the high end are those on which
 models at the high end do well, beside how well they do on all texts.
+
+Of a selection, whose texts stand for those of a reference (:mod:`klmap.design`), variances, places
+and shares are estimates of those over all N texts. A loading is that of the text itself, as it
+would be among all N, and not times its weight: a text that was drawn often is not more extreme.
+That is klmap's own, like the effective number of texts of a domain.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from klmap.arrays import Floats, Floats32
 from klmap.benchmarks import Benchmarks
 from klmap.blocks import ranges
 from klmap.collect import Model
+from klmap.design import Design
 from klmap.files import write_tsv
 from klmap.log import logger
 from klmap.split import Domains
@@ -50,12 +56,14 @@ class Axes:
 
     Attributes:
         points: (K, C) float64, places of the models, square root of bits per byte.
-        loadings: (N, C) float64, directions of length 1 among the texts.
+        loadings: (N, C) float64, directions of length 1 among the texts; of a selection, its texts'
+            entries in directions among all texts of the reference.
         variance: (M,) float64, mean square of the models' places on each component, bits per
             byte, falling; up to 99 % of the total or C, or as many as were computed. The mean KL of
             two models, a model and itself included, is twice the sum over all components.
         total: of all components, bits per byte.
         exact: whether all components were computed.
+        design: how these texts stand for those of a reference, if they do.
     """
 
     points: Floats
@@ -63,6 +71,7 @@ class Axes:
     variance: Floats
     total: float
     exact: bool
+    design: Design | None = None
 
     @property
     def shares(self) -> Floats:
@@ -109,7 +118,9 @@ def find(matrix: MatrixFile, count: int) -> Axes:
     if exact:
         values, vectors, total = _exact(matrix)
     else:
-        found = components.principal(matrix.coordinates, models, texts, matrix.mean_bytes)
+        found = components.principal(
+            matrix.coordinates, models, texts, matrix.mean_bytes, reference=matrix.texts
+        )
         values, total = found.variance, found.total_variance
         vectors = np.asarray(found.points[:, :count], np.float64)
     real = int((values > _NOTHING * max(total, _NOTHING)).sum())
@@ -120,7 +131,8 @@ def find(matrix: MatrixFile, count: int) -> Axes:
     loadings = _directions(matrix, points)
     logger.info("%d axes hold %.1f %% of the variance", kept, 100 * values[:kept].sum() / total
                 if total else 0.0)  # fmt: skip
-    return Axes(points, loadings, np.asarray(values[: max(listed, kept)]), total, exact)
+    variance = np.asarray(values[: max(listed, kept)])
+    return Axes(points, loadings, variance, total, exact, matrix.design)
 
 
 def _exact(matrix: MatrixFile) -> tuple[Floats, Floats, float]:
@@ -134,7 +146,7 @@ def _exact(matrix: MatrixFile) -> tuple[Floats, Floats, float]:
         block = coordinates[:, begin : begin + _COLUMNS].astype(np.float64)
         products += block @ block.T
     # The scale of klmap.geometry.features, squared, and a mean over the models.
-    products /= 2 * texts * geometry.nats_per_unit(matrix.mean_bytes) * models
+    products /= 2 * matrix.texts * geometry.nats_per_unit(matrix.mean_bytes) * models
     values, vectors = np.linalg.eigh(products)
     values = np.maximum(values[::-1], 0)
     points = vectors[:, ::-1] * np.sqrt(values * models)
@@ -151,14 +163,19 @@ def _signed(points: Floats) -> Floats:
 
 
 def _directions(matrix: MatrixFile, points: Floats) -> Floats:
-    """(N, C) the directions among the texts that lead to the places of the models."""
+    """(N, C) the directions among the texts that lead to the places of the models.
+
+    With a design the coordinates of a text are ``w`` times its own, so their direction is too; its
+    length over the d texts estimates that over all N.
+    """
     models, texts = len(matrix.model), len(matrix.domain)
     total = np.zeros((texts, points.shape[1]))
     for begin, end in ranges(models, np.dtype(np.float64).itemsize * texts):
         rows: Floats32 = matrix.coordinates(begin, end)
         total += rows.astype(np.float64).T @ points[begin:end]
     length = np.linalg.norm(total, axis=0)
-    return np.asarray(total / np.where(length > 0, length, 1.0), np.float64)
+    total /= np.where(length > 0, length, 1.0)
+    return total if matrix.design is None else total / matrix.design.weight[:, None]
 
 
 def domain_shares(axes: Axes, domains: Domains) -> tuple[Floats, Floats]:
@@ -167,13 +184,29 @@ def domain_shares(axes: Axes, domains: Domains) -> tuple[Floats, Floats]:
     Returns:
         (C, D) share of the axis' variance that is in the domain's texts, rows adding up to 1; and
         (C, D) mean loading of the domain's texts times sqrt(N), so that 1 is as much as the
-        root mean square of all loadings.
+        root mean square of all loadings. Of a selection both count a text as often as it stands
+        for texts of the reference, whose number is N.
     """
     member = np.zeros((len(domains.code), len(domains.names)))
-    member[np.arange(len(domains.code)), domains.code] = 1
-    texts = np.asarray(domains.sizes, np.float64)
-    mean = (axes.loadings.T @ member) / texts * np.sqrt(len(domains.code))
+    member[np.arange(len(domains.code)), domains.code] = _times(axes, domains)
+    count = len(domains.code) if axes.design is None else axes.design.texts
+    mean = (axes.loadings.T @ member) / member.sum(axis=0) * np.sqrt(count)
     return np.asarray((axes.loadings**2).T @ member), np.asarray(mean)
+
+
+def effective_sizes(axes: Axes, domains: Domains) -> Floats:
+    """(D,) as many texts as would give the domain's mean loading its precision (Kish 1965).
+
+    The number of texts of the domain, where all count alike; less where they differ.
+    """
+    times, count = _times(axes, domains), len(domains.names)
+    total = np.bincount(domains.code, times, count)
+    return np.asarray(total**2 / np.bincount(domains.code, times**2, count), np.float64)
+
+
+def _times(axes: Axes, domains: Domains) -> Floats:
+    """(N,) how often each text counts."""
+    return np.ones(len(domains.code)) if axes.design is None else axes.design.times
 
 
 def correlate(
@@ -184,8 +217,9 @@ def correlate(
 ) -> Correlations:
     """Correlations of mean log-likelihoods and axes with every benchmark task.
 
-    The mean log-likelihood over all texts is that of models.tsv, before clipping; those of the
-    domains are clipped (:func:`klmap.code_lengths.by_domain`).
+    The mean log-likelihood over all texts is before clipping
+    (:func:`klmap.code_lengths.mean_loglik`); those of the domains are clipped
+    (:func:`klmap.code_lengths.by_domain`).
 
     Args:
         matrix: the K models and N texts.
@@ -199,7 +233,7 @@ def correlate(
     domains = code_lengths.told_apart(matrix.domain)
     values = np.column_stack(
         [
-            np.array([model.mean_loglik for model in models]),
+            code_lengths.mean_loglik(matrix, models),
             -code_lengths.by_domain(matrix, domains),
             axes.points,
         ]

@@ -1,4 +1,9 @@
-"""How many bits per byte each domain of the texts costs each model."""
+"""How many bits per byte each domain of the texts costs each model.
+
+Of a selection, whose texts stand for those of a reference (:mod:`klmap.design`), both the nats and
+the bytes are weighted sums. As long texts cost more, the errors of the two are much alike, and
+their ratio has a small one.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ import numpy.typing as npt
 
 from klmap.arrays import Floats
 from klmap.blocks import ranges
+from klmap.collect import Model
 from klmap.split import Domains, Rows, domains_of
 
 LEAST_TEXTS = 20
@@ -37,7 +43,8 @@ def by_domain(matrix: Texts, domains: Domains) -> Floats:
     """Mean log-likelihood over the texts of each domain, as a code length.
 
     Log-likelihoods are clipped at the threshold of the matrix: a few garbled texts would decide
-    the mean of a small domain otherwise. ``bits_per_byte`` in models.tsv is not clipped.
+    the mean of a small domain otherwise. ``bits_per_byte`` in models.tsv is not clipped. Texts of
+    a selection count as often as its design says.
 
     Args:
         matrix: the models and texts, K and N; read by blocks of rows.
@@ -48,7 +55,7 @@ def by_domain(matrix: Texts, domains: Domains) -> Floats:
     """
     texts, count = len(domains.code), len(domains.names)
     member = np.zeros((texts, count))
-    member[np.arange(texts), domains.code] = 1
+    member[np.arange(texts), domains.code] = 1 if matrix.design is None else matrix.design.times
     result = np.zeros((len(matrix.model), count))
     for begin, end in ranges(len(matrix.model), np.dtype(np.float64).itemsize * texts):
         rows = np.asarray(matrix.loglik(begin, end), np.float64)
@@ -56,7 +63,33 @@ def by_domain(matrix: Texts, domains: Domains) -> Floats:
     return result / (sizes(matrix, domains) * math.log(2))
 
 
+def mean_loglik(matrix: Texts, models: Sequence[Model]) -> Floats:
+    """Mean log-likelihood of every model over all texts, before clipping.
+
+    That of models.tsv; of a selection it is estimated for all models alike by the chosen texts,
+    because models that were scored on all texts would stand apart from the others by what these
+    texts happen to cost.
+
+    Args:
+        matrix: the models and texts, K and N.
+        models: rows of models.tsv, in the order of the matrix.
+
+    Returns:
+        (K,) float64, nats per text, B times the nats per byte of a selection's texts.
+    """
+    if matrix.design is None:
+        return np.array([model.mean_loglik for model in models])
+    times = matrix.design.times
+    result = np.zeros(len(matrix.model))
+    for begin, end in ranges(len(matrix.model), np.dtype(np.float64).itemsize * len(times)):
+        result[begin:end] = np.einsum("ks,s->k", matrix.loglik(begin, end), times)
+    total_bytes = float((np.asarray(matrix.n_bytes) * times).sum())
+    return np.asarray(result * (matrix.mean_bytes / total_bytes), np.float64)
+
+
 def sizes(matrix: Texts, domains: Domains) -> Floats:
-    """(D,) float64, UTF-8 bytes of all texts of each domain together."""
+    """(D,) float64, UTF-8 bytes of all texts of each domain together; estimated by a selection."""
     weights = np.asarray(matrix.n_bytes, np.float64)
+    if matrix.design is not None:
+        weights = weights * matrix.design.times
     return np.asarray(np.bincount(domains.code, weights, len(domains.names)), np.float64)

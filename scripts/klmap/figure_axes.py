@@ -19,7 +19,7 @@ from klmap import axes, charts, style
 from klmap.arrays import Floats
 from klmap.axes import Axes, Correlations
 from klmap.collect import Model
-from klmap.split import Domains
+from klmap.split import Domains, in_words
 from klmap.texts import Text, excerpt
 
 MARKS = (0.9, 0.95)
@@ -59,7 +59,16 @@ class Described:
     @property
     def subject(self) -> str:
         """How many models on which texts."""
-        return style.subject(len(self.models), len(self.texts), self.name)
+        models = len(self.models)
+        on = in_words(len(self.texts), self.name, self.axes.design)
+        return f"{models:,} model{'s' if models != 1 else ''} · {on}"
+
+    @property
+    def estimated(self) -> str:
+        """What a note says of a selection; empty where all texts were scored."""
+        if self.axes.design is None:
+            return ""
+        return "\nThe chosen texts stand for all; what is said of all is an estimate by them."
 
 
 def draw_variance(found: Described) -> Figure:
@@ -68,7 +77,7 @@ def draw_variance(found: Described) -> Figure:
     figure = style.new_figure(
         10.4, 5.3, "How many axes the map has", f"{found.subject} · principal components of the "
         "coordinates; variance in bits/byte",
-        f"Variance: mean square of the models' places. {_PUBLISHED}",
+        f"Variance: mean square of the models' places. {_PUBLISHED}{found.estimated}",
     )  # fmt: skip
     left = style.add_axes(figure, 0.95, 0.95, 5.65, 1.3)
     right = style.add_axes(figure, 5.75, 0.95, 0.35, 1.3)
@@ -123,7 +132,7 @@ def draw_axes(found: Described) -> Figure:
         "Beside an axis stand the domains whose texts models at that end know better than other "
         "models do, given how well each knows all texts; below it, the text that is farthest "
         "out.\nThe model farthest from the middle of an axis is at its high end; an axis has no "
-        "other direction.",
+        f"other direction.{found.estimated}",
     )  # fmt: skip
     each, legend = style.categories([model.family for model in found.models])
     side = 4.85
@@ -188,7 +197,7 @@ def ends_in_words(found: Described, number: int) -> tuple[str, str]:
     """The two domains that stand out most at the low and at the high end of an axis."""
     means = axes.domain_shares(found.axes, found.domains)[1][number]
     # Means of independent loadings would vary by one over the root of their number.
-    apart = means * np.sqrt(found.domains.sizes)
+    apart = means * np.sqrt(axes.effective_sizes(found.axes, found.domains))
     words = []
     for sign in (-1.0, 1.0):
         order = np.argsort(-sign * means, kind="stable")
@@ -249,7 +258,7 @@ def draw_correlations(found: Described, correlations: Correlations) -> Figure:
         f"{found.subject} · Pearson correlation over up to {most:,} models with scores",
         "Mean log-likelihoods are over all texts and over those of each domain. The end of an "
         "axis that counts as\nhigh is fixed by the outermost model, so what its sign means stands "
-        "in the figure of the axes.",
+        f"in the figure of the axes.{found.estimated}",
     )  # fmt: skip
     panel = style.add_axes(figure, left, bottom, width - left - cell * columns, top)
     place = _rows(correlations.features)

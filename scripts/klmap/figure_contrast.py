@@ -15,8 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from klmap import charts, contrast, style
 from klmap.contrast import Contrast, Part
+from klmap.design import Design
 from klmap.log import logger
-from klmap.split import Domains
+from klmap.split import Domains, in_words
 
 MOST_PANELS = 8
 """Comparisons that the figure has room for; the tables have all."""
@@ -62,6 +63,7 @@ def draw(contrasts: Sequence[Contrast], domains: Domains, texts: str) -> Figure:
     heights = [_TITLE + _UNDER + _ROW * max(count, 2) for count in bars]
     height = _TOP + sum(heights) + _FOOT
     count = len(contrasts)
+    design = contrasts[0].design if contrasts else None
     subject = f"{count} comparison{'s' if count != 1 else ''}"
     if count > len(shown):
         subject += f", of which the first {len(shown)} are shown"
@@ -69,9 +71,9 @@ def draw(contrasts: Sequence[Contrast], domains: Domains, texts: str) -> Figure:
         _WIDTH,
         height,
         "Which texts carry the distance",
-        f"{subject} · {len(domains.code):,} texts of “{texts}” · parts of the KL by domain, "
+        f"{subject} · {in_words(len(domains.code), texts, design)} · parts of the KL by domain, "
         "bits/byte",
-        _note(shown),
+        _note(shown, design),
     )
     _legend(figure, height, shown)
     left = 0.35 + style.widest([_label(part) for parts in panels for part in parts], 8)
@@ -95,11 +97,13 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     kept, rest = parts[: MOST_BARS - 1], parts[MOST_BARS - 1 :]
     between = [part.between for part in rest if part.between is not None]
     texts = sum(part.texts for part in rest)
+    share = sum(part.text_share for part in rest)
     means = [
-        (part.texts / texts * part.mean_difference, part.texts / texts * part.mean_difference_se)
+        (part.text_share / share * part.mean_difference,
+         part.text_share / share * part.mean_difference_se)
         for part in rest
         if part.mean_difference is not None and part.mean_difference_se is not None
-    ]
+    ]  # fmt: skip
     known = len(means) == len(rest)
     joined = Part(
         domain=f"{len(rest)} other domains",
@@ -193,14 +197,23 @@ def _about(item: Contrast) -> str:
     if item.beyond:
         value += ", beyond the range of a KL"
     what = "mean KL" if item.groups.pairs > 1 else "KL"
-    return f"{what} {value} · half of it in {half:,} text{'s' if half != 1 else ''}"
+    few = f"{half:,}" if item.design is None else f"about {half:,} of {item.design.texts:,}"
+    return f"{what} {value} · half of it in {few} text{'s' if half != 1 or item.design else ''}"
 
 
-def _note(shown: Sequence[Contrast]) -> str:
+def _note(shown: Sequence[Contrast], design: Design | None) -> str:
     lines = [
         "The parts of a panel add up to its KL; error bars are standard errors over texts. Numbers "
         "beside the names are numbers of texts. Dashed: the part if every text carried equally."
     ]
+    if design is not None:
+        lines = [
+            "The parts of a panel add up to its KL, all estimates by chosen texts; error bars are "
+            "standard errors over texts and their choice. Numbers beside the names are",
+            f"numbers of chosen texts. Dashed: the part if each of all {design.texts:,} texts "
+            "carried equally. Of models that were scored on all of them, the contrast of the "
+            "reference is exact.",
+        ]
     if any(item.between is not None for item in shown):
         lines.append(
             "Colour: whose log-likelihood is the higher on the texts of the domain, relative to "

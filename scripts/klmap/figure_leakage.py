@@ -55,6 +55,9 @@ def draw(found: Leakage, models: Sequence[Model], texts: str) -> Figure:
     tests = len(found.domains) * len(found.rows)
     names = [lineage.short_names(models)[row] for row in found.rows]
     table = _table_of(found, names)
+    estimated = ""
+    if found.reference is not None:
+        estimated = " The chosen texts stand for all; what is said of all is an estimate by them."
     width = max(table.right + 0.35, _LEAST_WIDTH)
     figure = style.new_figure(
         width,
@@ -68,7 +71,7 @@ def draw(found: Leakage, models: Sequence[Model], texts: str) -> Figure:
         f"is above {FLAG:g}: the texts cost it fewer bits than a robust line through all models "
         "lets expect.\nBy domain, what all other texts cost is part of what is expected. Chance "
         "counts models as independent with normal errors; relatives are not, and a model of code "
-        "knows code well.",
+        f"knows code well.{estimated}",
     )
     each, legend = style.categories([models[row].family for row in found.rows])
     axes = style.add_axes(figure, 0.8, _BOTTOM, width - 0.8 - _CLOUD, _TOP)

@@ -1,4 +1,9 @@
-"""Products of models: what a regression in the dual form needs of their thousands of features."""
+"""Products of models: what a regression in the dual form needs of their thousands of features.
+
+The features of a selection, whose texts stand for those of a reference (:mod:`klmap.design`), are
+weighted: a product of two models over d texts estimates that over all N, so that penalties keep
+their meaning (Oyama et al., EMNLP 2025 Findings, section 3, for Q; of L it is klmap's own).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from klmap.store import MatrixFile
 Features = Floats | Floats32
 
 FEATURES = ("Q", "L")
-"""Double-centred coordinates, and clipped log-likelihoods as they are."""
+"""Double-centred coordinates, and clipped log-likelihoods as they are, times their weights."""
 
 
 _ROWS = 512
@@ -34,7 +39,8 @@ class Kernel:
         values: (n, N) their features, nats.
         origin: (N,) mean of each column over them.
         gram: (n, n) products, nats^2, seen from ``origin``.
-        level: (n,) mean of each row, seen from ``origin``.
+        level: (n,) mean of each row over texts, seen from ``origin``: weighted where the features
+            are.
     """
 
     matrix: MatrixFile
@@ -71,7 +77,7 @@ class Kernel:
             with threadpool_limits(1):
                 found = ridge.products(block, self.values, self.origin)[:, places]
             seen = block - self.origin
-            square, level = np.einsum("ks,ks->k", seen, seen), seen.mean(axis=1)
+            square, level = np.einsum("ks,ks->k", seen, seen), _level(self.matrix, seen)
             yield found, self._kl(found, square, level, places)
 
     def _kl(self, products: Floats, square: Floats, level: Floats, places: Rows) -> Floats:
@@ -80,9 +86,10 @@ class Kernel:
         A KL is a variance over texts, so that a difference of levels, which log-likelihoods have
         and coordinates have not, is taken away. Of nearly equal models it is right to rounding.
         """
-        texts = len(self.origin)
+        texts, design = self.matrix.texts, self.matrix.design
         kl = square[:, None] + np.diagonal(self.gram)[places] - 2 * products
-        kl -= texts * np.square(level[:, None] - self.level[places])
+        times = texts if design is None else float(design.times.sum())
+        kl -= times * np.square(level[:, None] - self.level[places])
         kl /= 2 * texts * nats_per_unit(self.matrix.mean_bytes)
         return np.maximum(kl, 0, out=kl)
 
@@ -108,14 +115,25 @@ def read(matrix: MatrixFile, features: str, rows: Rows) -> Kernel:
         ranges(len(rows), 1, _ROWS),
     )
     gram = np.concatenate(list(parts))
-    level = values.mean(axis=1, dtype=np.float64) - origin.mean()
+    if matrix.design is None:
+        level = values.mean(axis=1, dtype=np.float64) - origin.mean()
+    else:
+        level = _level(matrix, values) - _level(matrix, origin[None])
     return Kernel(matrix, features, rows, values, origin, gram, level)
 
 
 def mean_loglik(matrix: MatrixFile) -> Floats:
-    """(K,) mean log-likelihood of each model after clipping, nats per text."""
+    """(K,) mean log-likelihood of each model after clipping, nats per text; weighted if need be."""
     everyone = np.arange(len(matrix.model))
-    return np.concatenate([block.mean(axis=1) for _, block in _blocks(matrix, "L", everyone)])
+    return np.concatenate([_level(matrix, block) for _, block in _blocks(matrix, "L", everyone)])
+
+
+def _level(matrix: MatrixFile, features: Features) -> Floats:
+    """Mean over texts of what was weighted: of ``w f`` the mean of ``f`` weighted by ``w^2``."""
+    if matrix.design is None:
+        return np.asarray(features.mean(axis=1), np.float64)
+    weight = matrix.design.weight / matrix.design.times.sum()
+    return np.asarray(np.einsum("ks,s->k", features, weight), np.float64)
 
 
 def _blocks(matrix: MatrixFile, features: str, rows: Rows) -> Iterator[tuple[int, Features]]:
@@ -128,5 +146,6 @@ def _blocks(matrix: MatrixFile, features: str, rows: Rows) -> Iterator[tuple[int
         if features == "Q":
             yield done, matrix.coordinates(begin, end)[inside]
         else:
-            yield done, np.maximum(matrix.loglik(begin, end)[inside], matrix.clip_threshold)
+            clipped = np.maximum(matrix.loglik(begin, end)[inside], matrix.clip_threshold)
+            yield done, clipped if matrix.design is None else clipped * matrix.design.weight
         done += len(inside)

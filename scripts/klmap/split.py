@@ -3,6 +3,10 @@
 ``KL(i, j) = sum_s (q_is - q_js)^2 / (2 N B ln 2)`` (Oyama et al. 2025, section 3) is a sum over
 texts. The part of a domain is the sum over its own texts, with the centring and the N of all
 texts, so that the parts add up to the KL. Parting it by domain is klmap's own.
+
+Where the texts are a selection, which stands for the N texts of a reference (:mod:`klmap.design`),
+each counts ``w^2`` times: the parts are estimates of those over all N, and add up to the estimate
+of the KL (Oyama et al., EMNLP 2025 Findings, section 3).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap.arrays import Floats
+from klmap.design import Design
 from klmap.geometry import nats_per_unit
 
 Codes = npt.NDArray[np.intp]
@@ -47,6 +52,10 @@ class Rows(Protocol):
     def mean_bytes(self) -> float:
         """UTF-8 bytes per text, B."""
 
+    @property
+    def design(self) -> Design | None:
+        """How these texts stand for those of a reference, if they do."""
+
     def loglik(self, begin: int, end: int) -> npt.NDArray[Any]:
         """(end - begin, N) raw log-likelihoods of some rows, nats."""
 
@@ -59,7 +68,7 @@ class Domains:
         names: D names by falling number of texts, then by name; the last stands for all that are
             joined, if any are.
         code: (N,) the domain of each text, an index into ``names``.
-        sizes: D numbers of texts.
+        sizes: D numbers of texts; of a selection, of those that were chosen.
         joined: how many domains the last one stands for; 0 if none are joined.
     """
 
@@ -75,8 +84,9 @@ class Block:
 
     Attributes:
         domains: (C,) the domain of each column, ascending.
-        values: (R, C) float64, ``(l - mean l) / sqrt(2 N B ln 2)`` of clipped log-likelihoods
-            ``l``: squared differences of two rows, summed over all texts, are bits per byte.
+        values: (R, C) float64, ``w (l - mean l) / sqrt(2 N B ln 2)`` of clipped log-likelihoods
+            ``l``: squared differences of two rows, summed over all texts, are bits per byte. The
+            weights ``w`` of the texts are 1, and the mean the plain one, but for a selection.
     """
 
     domains: Codes
@@ -127,7 +137,8 @@ def blocks(
         block_bytes: memory that a block may need.
     """
     wanted = np.arange(len(matrix.model)) if rows is None else np.asarray(rows)
-    texts = len(domains.code)
+    design = matrix.design
+    texts = len(domains.code) if design is None else design.texts
     scale = 1 / np.sqrt(2 * texts * nats_per_unit(matrix.mean_bytes))
     order = np.argsort(domains.code, kind="stable")
     width = max(1, block_bytes // (8 * max(len(wanted), 1)))
@@ -135,16 +146,40 @@ def blocks(
     means = np.zeros(len(wanted))
     if len(cuts) > 1:
         for place, values in _read(matrix, wanted):
-            means[place] = values.mean(axis=1)
+            means[place] = means_over(values, design)
     for begin, end in cuts:
         columns = order[begin:end]
         block = np.empty((len(wanted), end - begin))
         for place, values in _read(matrix, wanted):
             # Many times as fast as values[:, columns].
             block[place] = np.take(values, columns, axis=1)
-        block -= (block.mean(axis=1) if len(cuts) == 1 else means)[:, None]
-        block *= scale
+        block -= (means_over(block, design, columns) if len(cuts) == 1 else means)[:, None]
+        block *= scale if design is None else scale * design.weight[columns]
         yield Block(domains.code[columns], block)
+
+
+def means_over(values: Floats, design: Design | None, columns: Codes | None = None) -> Floats:
+    """Means of rows over texts, weighted where the texts stand for those of a reference.
+
+    Args:
+        values: (R, N).
+        design: of the N texts, if they are a selection.
+        columns: (N,) which texts of the design these are; by default all in their order.
+
+    Returns:
+        (R,) in the unit of ``values``; the same bits on every number of threads.
+    """
+    if design is None:
+        return np.asarray(values.mean(axis=1), np.float64)
+    share = design.share if columns is None else design.share[columns]
+    return np.asarray(np.einsum("rs,s->r", values, share), np.float64)
+
+
+def in_words(texts: int, name: str, design: Design | None) -> str:
+    """How many texts of which set, or how many of a reference's these are, as subtitles say it."""
+    if design is None:
+        return f"{texts:,} texts of “{name}”"
+    return f"{texts:,} of the {design.texts:,} texts (“{name}”)"
 
 
 def _read(
