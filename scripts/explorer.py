@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument(
         "--conventions", type=Path, nargs="?", help="conventions.tsv, where there is one"
     )
+    parser.add_argument(
+        "--reference", nargs="?", help="of a text selection: the name of the set it was made from"
+    )
     parser.add_argument("--texts", help="the text set's name; by default the manifest's folder")
     parser.add_argument("--page", type=Path, required=True, help="map.html to write")
     args = parser.parse_args()
@@ -44,6 +47,7 @@ def main() -> None:
         args.benchmarks,
         args.predictions,
         args.conventions,
+        args.reference,
     )
     explorer.write_page(args.page, explorer.page(payload))
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import bootstrap, collect, domain_maps, figures, layout, log, scene, store, tree
+from klmap import (
+    bootstrap,
+    chosen,
+    collect,
+    domain_maps,
+    figures,
+    files,
+    layout,
+    log,
+    scene,
+    store,
+    tree,
+)
 
 
 def main() -> None:
@@ -22,12 +34,14 @@ def main() -> None:
         "--bootstrap", type=int, default=0, help="how many samples tree and ellipses are made of"
     )
     parser.add_argument("--color-by", default="family", help="column of models.tsv")
+    parser.add_argument("--manifest", type=Path, nargs="?", help="texts.json, for a text selection")
     parser.add_argument("--texts", help="the text set's name; by default the folder of kl.h5")
     parser.add_argument("--figures", type=Path, required=True, help="folder to write to")
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(figures.FIGURES))
     args = parser.parse_args()
     distances = store.read_distances(args.kl)
     models = collect.read_models(args.models, distances.model)
+    manifest = files.read_json(args.manifest) if args.manifest else {}
     drawn = scene.Scene(
         models=models,
         places=layout.read_layout(args.layout, models),
@@ -39,6 +53,7 @@ def main() -> None:
         ellipses=bootstrap.read_ellipses(args.ellipses, models) if args.ellipses else (),
         domains=domain_maps.read_domains(args.domains, models) if args.domains else (),
         replicates=args.bootstrap,
+        chosen=chosen.chosen_of(args.manifest, manifest),
     )
     figures.draw(drawn, args.figures, args.names)
 

@@ -57,23 +57,25 @@ def page(payload: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    texts, layout = payload["texts"], payload["layout"]
+    texts, layout, selection = payload["texts"], payload["layout"], payload["selection"]
+    added = selection["added"] if selection else []
     return environment.get_template("template.html.j2").render(
         models=len(payload["models"]),
         count=f"{len(payload['models']):,}",
         texts=texts["name"],
+        selection=selection,
         n_texts=f"{texts['n']:,}",
         domains=len(texts["domains"]),
         method=layout["label"],
         projected=layout.get("method") == "pca",
         tiles=tiles(layout),
-        sentences=[*sentences(layout), *payload["notes"]],
+        sentences=[*sentences(layout), *of_selection(payload), *payload["notes"]],
         beyond=f"{payload['beyond']:g}",
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         digests=[_digest(script) for script in scripts],
         data=Markup(explorer_data.to_json(payload)),
-        look=Markup(explorer_data.to_json(look(len(payload["models"])))),
+        look=Markup(explorer_data.to_json(look(len(payload["models"]), bool(added)))),
     )
 
 
@@ -83,11 +85,12 @@ def own_script() -> str:
     return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();"
 
 
-def look(models: int) -> dict[str, Any]:
+def look(models: int, added: bool = False) -> dict[str, Any]:
     """Colours, markers and the empty figure: what the page's script needs beside the payload.
 
     Args:
         models: how many models the map shows.
+        added: whether some of them were added through a text selection.
     """
     viridis = colormaps["viridis"]
     return {
@@ -96,7 +99,7 @@ def look(models: int) -> dict[str, Any]:
         "most": style.MOST_COLORS,
         "markers": explorer_plot.MARKERS,
         "ramp": [to_hex(viridis(at / (_RAMP_COLORS - 1))) for at in range(_RAMP_COLORS)],
-        "document": explorer_plot.document(models),
+        "document": explorer_plot.document(models, added),
     }
 
 
@@ -108,6 +111,10 @@ def tiles(layout: Mapping[str, Any]) -> list[dict[str, str]]:
     """
     found = []
     quality, stable = layout.get("quality"), layout.get("stable")
+    if layout.get("reference"):
+        before, shown = "that the map of all texts has", "the map of all texts does not have"
+    else:
+        before, shown = "that the map showed before", "the map did not show before"
     if quality and quality["neighbors"] > 0:
         k = quality["neighbors"]
         found += [
@@ -129,8 +136,8 @@ def tiles(layout: Mapping[str, Any]) -> list[dict[str, str]]:
             _tile(
                 "old models moved by",
                 f"{100 * stable['median']:.1f} %",
-                f"Median way of the {stable['kept']:,} models that the map showed before, in "
-                f"shares of its width; 95 of 100 moved by less than {100 * stable['p95']:.1f} %.",
+                f"Median way of the {stable['kept']:,} models {before}, in shares of its width; "
+                f"95 of 100 moved by less than {100 * stable['p95']:.1f} %.",
             )
         )
     if stable and (stable["new"] or stable["gone"]):
@@ -138,8 +145,7 @@ def tiles(layout: Mapping[str, Any]) -> list[dict[str, str]]:
             _tile(
                 "new on this map",
                 f"{stable['new']:,}",
-                f"Models that the map did not show before; {stable['gone']:,} that it showed are "
-                "not here any more.",
+                f"Models that {shown}; {stable['gone']:,} that it showed are not here any more.",
             )
         )
     return found
@@ -157,6 +163,31 @@ def sentences(layout: Mapping[str, Any]) -> list[str]:
         words.append("There are too few models to say how faithful the map is.")
     if reason:
         words.append(f"A fresh layout: {reason}.")
+    return words
+
+
+def of_selection(payload: Mapping[str, Any]) -> list[str]:
+    """What a text selection does to the map, in words; nothing where there is none.
+
+    Args:
+        payload: what :func:`klmap.explorer_data.payload` returns.
+    """
+    found = payload["selection"]
+    if not found:
+        return []
+    known, of = len(payload["models"]) - len(found["added"]), f"{found['of']:,} texts"
+    whose = f" of “{found['reference']}”" if found["reference"] else ""
+    words = [
+        f"These texts are {found['texts']:,} of the {of}{whose} ({found['words']}), each with a "
+        "weight, so that distances estimate those on all."
+    ]
+    if found["added"]:
+        many = f"{len(found['added']):,} models" if len(found["added"]) > 1 else "1 model"
+        words.append(
+            f"{many}, with a ring, {'were' if len(found['added']) > 1 else 'was'} scored on these "
+            f"alone. The other {known:,} were scored on all {of}, and distances among them are "
+            "those on all. Distances to the ringed have wider errors."
+        )
     return words
 
 

@@ -37,6 +37,7 @@ _KINDS = {
     "parameters": "number",
     "tokens": "number",
     "truncated": "number",
+    "texts": "number",
     "bits_per_byte": "number",
     "mean_loglik": "number",
     "noise_nats": "number",
@@ -51,6 +52,7 @@ _LABELS = {
     "noise_nats": "numerical noise (nats/text)",
     "overlength": "longer texts",
     "prefix": "first token",
+    "texts": "scored texts",
     "tokens": "scored tokens",
     "truncated": "texts cut",
 }

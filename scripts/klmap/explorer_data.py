@@ -3,7 +3,11 @@
 An array is ``{"dtype", "shape", "data"}``, little-endian bytes in base64. K models in the order
 of models.tsv, D domains of the texts by falling size, k neighbours; bits per byte unless said.
 
-- ``texts``: ``name``, ``n``, ``mean_bytes``, ``sha256``, ``domains`` (D times ``name``, ``n``).
+- ``texts``: ``name``, ``n``, ``mean_bytes``, ``sha256``, ``domains`` (D times ``name``, ``n``; of
+  a selection also ``share``, what part of all texts of the reference they stand for).
+- ``selection``: null, or of a text selection ``method``, its ``words``, ``draws``, ``texts``,
+  ``of`` (texts of the reference), ``reference`` (its name, or null), ``added`` (rows of the models
+  that were scored on the selection alone). ``mean_bytes`` is then that of the reference.
 - ``models``: K names. ``columns``: see :func:`klmap.explorer_columns.columns` and, of benchmark
   scores, :func:`klmap.explorer_columns.scores`.
 - ``parents``: [parent, child] rows; ``runs``: rows of each run in order (:mod:`klmap.lineage`).
@@ -28,6 +32,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +42,7 @@ from threadpoolctl import threadpool_limits
 from klmap import (
     benchmarks,
     bootstrap,
+    chosen,
     collect,
     conventions,
     explorer_arrays,
@@ -50,6 +56,7 @@ from klmap import (
 )
 from klmap.arrays import Ints
 from klmap.collect import Model
+from klmap.design import Design
 from klmap.errors import InputError
 from klmap.explorer_arrays import packed
 from klmap.files import read_json
@@ -91,6 +98,7 @@ def payload(
     benchmark_paths: Sequence[Path] = (),
     predictions_path: Path | None = None,
     conventions_path: Path | None = None,
+    reference: str | None = None,
 ) -> dict[str, Any]:
     """The object that the module describes, ready for :func:`to_json`.
 
@@ -109,6 +117,7 @@ def payload(
         benchmark_paths: tables of benchmark scores.
         predictions_path: predictions.tsv, where there is one.
         conventions_path: conventions.tsv, where there is one.
+        reference: name of the text set that these texts are a selection of, if they are.
 
     Raises:
         InputError: a file is missing or broken, or belongs to other models or texts.
@@ -129,11 +138,9 @@ def payload(
                 "n": len(matrix.domain),
                 "mean_bytes": matrix.mean_bytes,
                 "sha256": matrix.texts_sha256,
-                "domains": [
-                    {"name": name, "n": size}
-                    for name, size in zip(domains.names, domains.sizes, strict=True)
-                ],
+                "domains": _domains(domains, matrix.design),
             },
+            "selection": _selection(manifest_path, manifest, matrix, reference),
             "models": [model.model for model in models],
             "columns": _columns(models_path, benchmark_paths, predictions_path, models),
             "parents": [list(pair) for pair in lineage.parents(models)],
@@ -180,6 +187,32 @@ def _check(
                 f"{path}: of the texts {sha256[:12]}, {paths[0]} of {matrix.texts_sha256[:12]}; "
                 "remove it and run again"
             )
+
+
+def _domains(domains: split.Domains, design: Design | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": name, "n": size} for name, size in zip(domains.names, domains.sizes, strict=True)
+    ]
+    if design is not None:
+        shares = np.bincount(domains.code, design.share, len(found))
+        found = [{**one, "share": float(own)} for one, own in zip(found, shares, strict=True)]
+    return found
+
+
+def _selection(
+    path: Path, manifest: Mapping[str, Any], matrix: store.MatrixFile, reference: str | None
+) -> dict[str, Any] | None:
+    """What is said of a text selection, and who was scored on it alone."""
+    found = chosen.chosen_of(path, manifest)
+    if (found is None) != (matrix.design is None):
+        raise InputError(
+            f"{path} and {matrix.path}: only one of them is of a text selection; remove the "
+            "matrix and run again"
+        )
+    if found is None:
+        return None
+    added = np.flatnonzero(~matrix.complete)
+    return {**asdict(found), "words": found.words, "reference": reference, "added": added.tolist()}
 
 
 def _neighbors(

@@ -50,7 +50,7 @@ class _Layer(NamedTuple):
     columns: tuple[str, ...]
 
 
-def _layers(edged: bool) -> list[_Layer]:
+def _layers(edged: bool, added: bool) -> list[_Layer]:
     """All layers of the map, the lowest first; points with an edge or without."""
     boxed: dict[str, Any] = {"padding": 2, "border_radius": 4}
     points = ("x", "y", "size", "fill", "edge", "marker")
@@ -103,13 +103,16 @@ def _layers(edged: bool) -> list[_Layer]:
             )
             for name in ("points", "lit")
         ),
-        _Layer(
-            "rings",
-            Scatter(
-                x="x", y="y", marker="circle", size="size", fill_color=None, line_color="edge",
-                line_width="width",
-            ),
-            ("x", "y", "size", "edge", "width"),
+        *(
+            _Layer(
+                name,
+                Scatter(
+                    x="x", y="y", marker="circle", size="size", fill_color=None, line_color="edge",
+                    line_width="width",
+                ),
+                ("x", "y", "size", "edge", "width"),
+            )
+            for name in (("added", "rings") if added else ("rings",))
         ),
         *(
             _Layer(
@@ -127,7 +130,7 @@ def _layers(edged: bool) -> list[_Layer]:
     ]  # fmt: skip
 
 
-def document(models: int) -> dict[str, Any]:
+def document(models: int, added: bool = False) -> dict[str, Any]:
     """The map without data, as ``Bokeh.embed.embed_item`` takes it.
 
     Every layer's renderer and source are found by the name of the layer; the tools by ``pan``,
@@ -137,6 +140,7 @@ def document(models: int) -> dict[str, Any]:
 
     Args:
         models: how many points there will be.
+        added: whether there is a layer for rings around models added through a text selection.
 
     Returns:
         A JSON object. It is the same every time: identifiers, which Bokeh counts through the
@@ -172,7 +176,7 @@ def document(models: int) -> dict[str, Any]:
         lod_timeout=250,
     )
     plot.grid.visible = False
-    for layer in _layers(edged=models <= MANY):
+    for layer in _layers(models <= MANY, added):
         source = ColumnDataSource(
             {column: [] for column in layer.columns}, name=f"{layer.name}-source"
         )

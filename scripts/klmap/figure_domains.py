@@ -81,13 +81,15 @@ def _about(item: DomainMap) -> str:
 
 def _note(scene: Scene, maps: Sequence[DomainMap]) -> str:
     """How to read the figure, in lines that fit under it."""
+    which = "" if scene.chosen is None else "chosen "
     lines = [
-        "Each panel places the models by the texts of one domain alone; it begins at the map of "
-        "all texts and is turned onto it.",
+        f"Each panel places the models by the {which}texts of one domain alone; it begins at the "
+        "map of all texts and is turned onto it.",
         "r: rank correlation of the domain's KLs with those of all texts, over pairs of models. "
         "Where it is low, the map of all texts says little about that domain.",
     ]
-    rest = scene.distances.n_texts - sum(item.texts for item in maps)
+    texts = scene.distances.n_texts if scene.chosen is None else scene.chosen.texts
+    rest = texts - sum(item.texts for item in maps)
     if len(scene.models) <= MOST_TRACES:
         lines[0] += " A line leads from a model's place there."
     if rest:

@@ -37,6 +37,11 @@ _ELLIPSES = (
     "An ellipse holds 95 % of the places that a model takes when the map is continued with another "
     "sample of texts of the same kind; another seed or method is not in it."
 )
+WIDER = "distances to these have wider errors."
+"""What a ring means for the numbers."""
+
+_CHOICE = "these ellipses hold the chance of that choice too"
+_AMONG = ", and say where among the others, which stay where they are."
 _SIDE = 2.55
 _TOP = 0.92
 _LINE = 0.14
@@ -85,6 +90,9 @@ def _map(
 ) -> Figure:
     method = scene.places[0].method
     note = [_ELLIPSES if ellipses else _note(method), *textwrap.wrap(scene.faithful, _CHARACTERS)]
+    if scene.ringed:
+        chance = _CHOICE + (_AMONG if scene.others_stay else ".")
+        note.insert(1, f"{scene.ringed}; {chance if ellipses else WIDER}")
     figure = style.new_figure(
         11,
         8,
@@ -103,15 +111,16 @@ def _map(
     pairs = lineage.parents(scene.models) if len(scene.models) <= MOST_ARROWS else []
     if ellipses:
         runs, pairs = [], []
-        _draw_ellipses(axes, ellipses, coloring)
+        _draw_ellipses(axes, ellipses, coloring, scene.added)
     _draw_runs(axes, scene, coloring, runs)
     _draw_points(axes, scene, coloring, sizes)
+    sizes[scene.added] = draw_rings(axes, scene, sizes)
     _draw_arrows(axes, scene, sizes, pairs)
     if len(scene.models) <= MOST_LABELS:
         _draw_labels(axes, scene, sizes, runs, pairs)
     if method == "pca" and len(scene.models) > 1:
         _scale_bar(axes)
-    _legend(figure, coloring, bool(runs), bool(pairs))
+    _legend(figure, scene, coloring, bool(runs), bool(pairs))
     return figure
 
 
@@ -128,7 +137,9 @@ def _corners(ellipses: Sequence[Ellipse]) -> Floats:
     return np.vstack([centre - reach, centre + reach])
 
 
-def _draw_ellipses(axes: Axes, ellipses: Sequence[Ellipse], coloring: style.Coloring) -> None:
+def _draw_ellipses(
+    axes: Axes, ellipses: Sequence[Ellipse], coloring: style.Coloring, added: Sequence[int]
+) -> None:
     # The largest first, so that they do not cover the small ones.
     rows = sorted(range(len(ellipses)), key=lambda row: -ellipses[row].major)
     few = len(ellipses) <= MOST_ARROWS
@@ -137,6 +148,9 @@ def _draw_ellipses(axes: Axes, ellipses: Sequence[Ellipse], coloring: style.Colo
     edges = colors.copy()
     # Of many, the areas would add up to one colour.
     colors[:, 3], edges[:, 3] = (0.13, 0.75) if few else (0.0, 0.3)
+    widths = np.full(len(rows), 0.9 if few else 0.3)
+    marked = np.isin(rows, added)
+    edges[marked, 3], widths[marked] = 1.0, 1.6 if few else 0.7
     axes.add_collection(
         EllipseCollection(
             [2 * ellipses[row].major for row in rows],
@@ -147,7 +161,7 @@ def _draw_ellipses(axes: Axes, ellipses: Sequence[Ellipse], coloring: style.Colo
             offset_transform=axes.transData,
             facecolors=colors,
             edgecolors=edges,
-            linewidths=0.9 if few else 0.3,
+            linewidths=widths,
             zorder=1,
         ),
         autolim=False,
@@ -243,6 +257,32 @@ def _draw_points(axes: Axes, scene: Scene, coloring: style.Coloring, sizes: Floa
         )
 
 
+def draw_rings(axes: Axes, scene: Scene, sizes: Floats) -> Floats:
+    """A ring around each model that was added through a text selection.
+
+    Args:
+        axes: the map.
+        scene: what is drawn.
+        sizes: (K,) areas of the points, square points.
+
+    Returns:
+        (A,) areas of the rings.
+    """
+    air = 4.6 if len(scene.models) <= MOST_LABELS else 3.2
+    areas = np.square(np.sqrt(sizes[scene.added]) + air)
+    if scene.added:
+        axes.scatter(
+            scene.points[scene.added, 0],
+            scene.points[scene.added, 1],
+            s=areas,
+            facecolors="none",
+            edgecolors=style.INK,
+            linewidths=1.0 if len(scene.models) <= 300 else 0.7,
+            zorder=3.5,
+        )
+    return np.asarray(areas, np.float64)
+
+
 def _draw_arrows(axes: Axes, scene: Scene, sizes: Floats, pairs: Sequence[tuple[int, int]]) -> None:
     for parent, child in pairs:
         axes.add_patch(
@@ -329,7 +369,9 @@ def _legend_arrow(*, width: float, height: float, **_: Any) -> FancyArrowPatch:
     return FancyArrowPatch((0, height / 2), (width, height / 2), arrowstyle="-|>", mutation_scale=9)
 
 
-def _legend(figure: Figure, coloring: style.Coloring, has_runs: bool, has_pairs: bool) -> None:
+def _legend(
+    figure: Figure, scene: Scene, coloring: style.Coloring, has_runs: bool, has_pairs: bool
+) -> None:
     width, height = figure.get_size_inches()
     left, top = 1 - (_SIDE - 0.15) / width, 1 - _TOP / height
     lines: list[Artist] = []
@@ -338,5 +380,9 @@ def _legend(figure: Figure, coloring: style.Coloring, has_runs: bool, has_pairs:
         lines.append(Line2D([], [], color=style.MUTED, linewidth=1.6, alpha=0.7, label=label))
     if has_pairs:
         lines.append(Patch(color=style.INK, alpha=0.6, label="made from its parent"))
+    if scene.chosen is not None and scene.added:
+        label = f"by {scene.chosen.texts:,} of {scene.chosen.of:,} texts  {len(scene.added):,}"
+        ring = {"linestyle": "none", "marker": "o", "markersize": 9.0, "color": style.INK}
+        lines.append(Line2D([], [], markerfacecolor="none", label=label, **ring))  # type: ignore[arg-type]
     arrow = HandlerPatch(patch_func=_legend_arrow)
     charts.colored(figure, coloring, left, top, 3.2, lines, {Patch: arrow})

@@ -140,7 +140,8 @@ def draw_paper(scene: Scene) -> Figure:
     colors, entries = paper_colors(scene.models)
     labels = [f"{style.shorten(own.name, _LONGEST_NAME)} ({own.count:,})" for own in entries]
     columns = max(1, int(_PANEL[0] // (style.widest(labels, _FONT) + _HANDLE)))
-    said = textwrap.wrap(scene.faithful, _CHARACTERS)
+    ringed = f"{scene.ringed}; {figure_map.WIDER} " if scene.ringed else ""
+    said = textwrap.wrap(f"{ringed}{scene.faithful}", _CHARACTERS)
     foot = _LINE * len(said) + (0.08 if said else 0)
     below = max(math.ceil(len(labels) / columns) * _LINE + 0.12, _SCALE_ROOM) + foot
     figure = style.blank(_WIDTH, _TOP + _PANEL[1] + below, 300)
@@ -150,6 +151,8 @@ def draw_paper(scene: Scene) -> Figure:
     # The others first: they are the ground on which the families stand.
     order = sorted(range(len(colors)), key=lambda row: colors[row] != OTHERS)
     _points(by_family, scene.points[order], [colors[row] for row in order])
+    for axes in (by_family, by_loglik):
+        figure_map.draw_rings(axes, scene, np.full(len(colors), _area(len(colors))))
     values = np.array([model.mean_loglik for model in scene.models])
     scale = _scale(values)
     shades = scale.to_rgba(values)
@@ -180,15 +183,19 @@ def _panel(figure: Figure, scene: Scene, left: float, below: float, letter: str,
 
 
 def _points(axes: Axes, points: Floats, colors: Sequence[str] | Floats) -> None:
-    count = len(points)
     axes.scatter(
         points[:, 0],
         points[:, 1],
-        s=22 if count <= figure_map.MOST_LABELS else 9 if count <= 300 else 5,
+        s=_area(len(points)),
         c=colors,
         linewidths=0.15,
         edgecolors="white",
     )
+
+
+def _area(count: int) -> float:
+    """Square points of each of so many points."""
+    return 22.0 if count <= figure_map.MOST_LABELS else 9.0 if count <= 300 else 5.0
 
 
 def _scale(values: Floats) -> ScalarMappable:

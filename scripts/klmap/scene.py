@@ -11,8 +11,10 @@ import numpy as np
 from klmap import layout, style
 from klmap.arrays import Floats
 from klmap.bootstrap import Ellipse
+from klmap.chosen import Chosen
 from klmap.collect import Model
 from klmap.domain_maps import DomainMap
+from klmap.embedding import family
 from klmap.errors import InputError
 from klmap.layout import Place, Report
 from klmap.store import Distances
@@ -34,6 +36,7 @@ class Scene:
         ellipses: from ellipses.tsv, in the order of ``models``; empty if there are none.
         domains: from domains.tsv; empty if there are none.
         replicates: bootstrap samples behind the tree's support and the ellipses; 0 if unknown.
+        chosen: the texts of a selection; None for a text set of its own.
     """
 
     models: Sequence[Model]
@@ -46,11 +49,39 @@ class Scene:
     ellipses: Sequence[Ellipse] = ()
     domains: Sequence[DomainMap] = ()
     replicates: int = 0
+    chosen: Chosen | None = None
 
     @cached_property
     def points(self) -> Floats:
         """(K, 2) places on the plane."""
         return np.array([(place.x, place.y) for place in self.places], np.float64)
+
+    @cached_property
+    def added(self) -> list[int]:
+        """Rows of the models that were scored on the texts of a selection alone."""
+        if self.chosen is None:
+            return []
+        return [
+            row
+            for row, model in enumerate(self.models)
+            if model.texts is not None and model.texts < self.chosen.of
+        ]
+
+    @property
+    def ringed(self) -> str:
+        """Whom a ring marks; empty where no model was added through a selection."""
+        if self.chosen is None or not self.added:
+            return ""
+        many = (
+            f"{len(self.added):,} models that were" if len(self.added) > 1 else "1 model that was"
+        )
+        return f"Ringed: {many} scored on {self.chosen.share} alone ({self.chosen.words})"
+
+    @property
+    def others_stay(self) -> bool:
+        """Whether added models were placed among others that the map of all texts holds."""
+        report = self.report
+        return report is not None and bool(report.reference) and family(report.method) == "tsne"
 
     @property
     def faithful(self) -> str:
@@ -73,5 +104,9 @@ class Scene:
     @property
     def subject(self) -> str:
         """How many models on which texts."""
+        if self.chosen is not None:
+            placed = f", {len(self.added):,} of them placed by" if self.added else ", by all or by"
+            count = f"{len(self.models):,} model{'s' if len(self.models) != 1 else ''}"
+            return f"{count}{placed} {self.chosen.share} (“{self.texts}”, {self.chosen.words})"
         found = style.subject(len(self.models), self.distances.n_texts, self.texts)
         return f"{found}, {self.distances.mean_bytes:,.0f} bytes each on average"

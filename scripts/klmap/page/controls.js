@@ -17,6 +17,7 @@ function modelTip(row, x, y) {
     summary(row),
     cell("bits_per_byte", row) === null ? "" : `${cell("bits_per_byte", row).toFixed(3)} bits per byte`,
     [shown("dtype", row), shown("revision", row), shown("variant", row)].filter(Boolean).join(" · "),
+    added.has(row) ? `scored on ${scoredOn(row)}` : "",
     shown("base_model", row) ? `from ${shown("base_model", row)}` : "",
   ];
   if (state.selected.length === 1 && state.selected[0] !== row) {

@@ -15,6 +15,12 @@ const HELP = {
   distance: "Colours all models by their KL from this one: what the plane cannot show for far models.",
 };
 
+if (selection) {
+  HELP.se += " Where a model was scored on some of the texts alone, it holds the chance of their choice too.";
+  HELP.parts = `The split by domain is estimated from the ${count(selection.texts)} chosen texts.`;
+  HELP.added = "A model that was added through a text selection. Distances to it estimate those on all texts.";
+}
+
 function button(text, onclick, more = {}) {
   return make("button", { type: "button", text, onclick, ...more });
 }

@@ -43,6 +43,20 @@ function paintPoints() {
   fill("lit", points(out ? rows.filter((row) => out.has(row)) : [], 1));
 }
 
+/** Rings around the models that were added through a text selection; they keep clear of other rings. */
+function paintAdded() {
+  if (!added.size) return;
+  const out = standOut();
+  const rows = [...added].filter((row) => map.visible[row]);
+  fill("added", {
+    x: rows.map((row) => place.x[row]),
+    y: rows.map((row) => place.y[row]),
+    size: rows.map(() => map.size + 4),
+    edge: rows.map((row) => withAlpha(hex(rgb(ink())), out && !out.has(row) ? 0.3 : 0.95)),
+    width: rows.map(() => (K <= 300 ? 1.4 : 1.1)),
+  });
+}
+
 function paintRings() {
   const rows = state.selected.length <= 40 ? state.selected.filter((row) => map.visible[row]) : [];
   const hovered = state.hover >= 0 && map.visible[state.hover] ? [state.hover] : [];
@@ -151,6 +165,7 @@ function resizePoints() {
   if (size === map.size) return;
   map.size = size;
   paintPoints();
+  paintAdded();
   paintRings();
 }
 
@@ -171,5 +186,6 @@ function paint() {
   paintLineage();
   paintLinks();
   paintPoints();
+  paintAdded();
   paintRings();
 }

@@ -53,6 +53,17 @@ function colorBar() {
     notes.length ? make("p", { class: "soft", text: notes.join(" · ") }) : null);
 }
 
+/** What a ring on a point means; a click selects these models. */
+function ringButton() {
+  const ring = drawing("circle", { r: 5, fill: "none", stroke: ink(), "stroke-width": 1.4 });
+  return make("button", {
+    type: "button", class: "entry", id: "added", "data-name": "@added", onclick: () => select([...added]),
+    "data-help": `${HELP.added} A click selects all of them.`,
+  }, drawing("svg", { viewBox: "-7 -7 14 14", width: 14, height: 14, "aria-hidden": "true" }, ring),
+  make("span", { class: "label", text: `on ${scoredOn([...added][0])}` }),
+  make("span", { class: "count", text: count(added.size) }));
+}
+
 function showAll() {
   state.hidden.clear();
   tell("hidden");
@@ -74,6 +85,7 @@ function drawLegend() {
   } else {
     box.replaceChildren();
   }
+  if (added.size) box.append(ringButton());
   if (focused === undefined) return;
   for (const entry of box.querySelectorAll(".entry")) if (entry.dataset.name === focused) entry.focus();
 }
@@ -84,7 +96,9 @@ const SWITCHES = [
   ["runs", "Training runs", () => payload.runs.length > 0,
     "Lines join checkpoints of one training run in their order."],
   ["ellipses", "95 % ellipses", () => Boolean(payload.ellipses),
-    "Where 95 of 100 samples of texts of the same kind would put the model."],
+    `Where 95 of 100 samples of texts of the same kind would put the model.${
+      added.size ? ` Those of ringed models hold the choice of their texts too${
+        payload.layout.reference && payload.layout.method.endsWith("tsne") ? ", among models that stay" : ""}.` : ""}`],
   ["names", "Names", () => true, "Names of categories from afar, of models when near."],
 ];
 

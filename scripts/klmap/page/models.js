@@ -18,7 +18,9 @@ const K = names.length;
 const place = { x: decode(payload.layout.x), y: decode(payload.layout.y) };
 const rowOf = new Map(names.map((name, row) => [name, row]));
 const domains = payload.texts.domains;
-const domainShare = domains.map((domain) => domain.n / Math.max(1, payload.texts.n));
+const domainShare = domains.map((domain) => domain.share ?? domain.n / Math.max(1, payload.texts.n));
+const selection = payload.selection;
+const added = new Set(selection?.added);
 
 const columns = new Map();
 for (const packed of payload.columns) {
@@ -109,6 +111,12 @@ function search(query) {
   };
   const ranks = new Map(found.map((row) => [row, rank(row)]));
   return found.sort((a, b) => ranks.get(a) - ranks.get(b) || a - b);
+}
+
+/** How many of the texts a model was scored on: of a selection's or of all. */
+function scoredOn(row) {
+  return added.has(row)
+    ? `${count(selection.texts)} of ${plural(selection.of, "text")}` : plural(selection?.of ?? payload.texts.n, "text");
 }
 
 /** Identity in one line: family, size, date. */

@@ -53,6 +53,8 @@ function onePanel(row) {
   const mean = domains.map((_, d) => sum(apart.map(({ parts, kl }) => parts[d] / kl)));
   return [
     make("header", { class: "head" }, heading(row), clearButton()),
+    added.has(row) ? make("p", { class: "soft" }, term(`Scored on ${scoredOn(row)}`, HELP.added),
+      ` (selection ${selection.method}, n=${count(selection.draws)}): its distances have wider errors.`) : null,
     identity([row], MAIN),
     make("details", {}, make("summary", { text: "More about it" }), identity([row], rest()), scores(row)),
     ...relations(row),
@@ -82,15 +84,16 @@ function pairPanel(row, other) {
   const { kl, se, flags, how, parts, rough } = found;
   const guessed = how === "estimate"
     ? term("estimate", HELP.estimate + accuracy(payload.components.kl_error, "it is"), "chip") : null;
-  const split = rough
-    ? term("estimate", HELP.parts + accuracy(how === "exact" ? null : payload.components?.error, "parts are"), "chip")
-    : null;
+  const coordinates = how === "exact" || payload.components?.exact ? null : payload.components?.error;
+  const split = rough || selection
+    ? term("estimate", HELP.parts + accuracy(coordinates, "parts are"), "chip") : null;
   return [
     head,
     make("p", { class: "big", id: "pair-kl" },
       make("b", { text: withError(kl, se) }), " ", term("bits/byte", HELP.kl)),
     make("p", { class: "line" }, guessed, ...flagChips(flags),
-      Number.isFinite(se) ? note(`± standard error over ${count(payload.texts.n)} texts`) : null),
+      Number.isFinite(se)
+        ? note(`± standard error over ${scoredOn(added.has(row) ? row : other)}`) : null),
     sides,
     ...(parts && domains.length > 1 ? [
       make("h3", {}, term("Which texts", HELP.domains), " set them apart ", split),
