@@ -47,7 +47,7 @@ include: "rules/analyses.smk"
 
 
 wildcard_constraints:
-    texts=NAME_PATTERN,
+    texts=TEXTS_PATTERN,
     release=NAME_PATTERN,
     source=SOURCE_PATTERN,
     model=MODEL_PATTERN,

@@ -7,7 +7,7 @@ rule predict:
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
-        benchmarks=benchmarks_of,
+        benchmarks=on_texts(products.benchmarks_on),
     output:
         expand(
             f"{RESULTS}/{{{{texts}}}}/predict/{{file}}",
@@ -28,6 +28,8 @@ rule predict:
         ],
     log:
         "logs/predict/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -49,7 +51,7 @@ rule leakage:
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
-        benchmarks=benchmarks_of,
+        benchmarks=on_texts(products.benchmarks_on),
     output:
         expand(
             f"{RESULTS}/{{{{texts}}}}/leakage/{{file}}",
@@ -70,6 +72,8 @@ rule leakage:
         ],
     log:
         "logs/leakage/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -90,7 +94,7 @@ rule axes:
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
-        benchmarks=benchmarks_of,
+        benchmarks=on_texts(products.benchmarks_on),
         texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
     output:
         expand(
@@ -112,6 +116,8 @@ rule axes:
         ],
     log:
         "logs/axes/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -153,6 +159,8 @@ rule contrast:
         ],
     log:
         "logs/contrast/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -161,7 +169,7 @@ rule contrast:
         runtime=map_minutes,
     params:
         code=CODE,
-        comparisons=comparisons_of,
+        comparisons=on_texts(arguments.comparisons),
         ends=CONFIG.analyses.contrast.ends if CONFIG.analyses.contrast else 20,
     shell:
         f"{SCRIPTS}/contrast.py --matrix {{input.matrix}} --models {{input.models}} "
@@ -174,7 +182,7 @@ rule robustness:
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
-        others=other_matrices,
+        others=on_texts(products.other_paths),
     output:
         expand(
             f"{RESULTS}/{{{{texts}}}}/robustness/{{file}}",
@@ -195,6 +203,8 @@ rule robustness:
         ],
     log:
         "logs/robustness/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -203,7 +213,7 @@ rule robustness:
         runtime=map_minutes,
     params:
         code=CODE,
-        others=other_arguments,
+        others=on_texts(arguments.others),
         how=arguments.robustness(CONFIG),
     shell:
         f"{SCRIPTS}/robustness.py --matrix {{input.matrix}} --models {{input.models}} "
@@ -211,7 +221,51 @@ rule robustness:
         f"--folder {RESULTS}/{{wildcards.texts}}/robustness > {{log}} 2>&1"
 
 
+rule resample:
+    """What fewer texts would cost in accuracy."""
+    input:
+        matrix=f"{RESULTS}/{{texts}}/matrix.h5",
+        models=f"{RESULTS}/{{texts}}/models.tsv",
+        layout=f"{RESULTS}/{{texts}}/layout.tsv",
+        report=f"{RESULTS}/{{texts}}/layout.json",
+    output:
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/resample/{{file}}",
+            file=ANALYSES["resample"][0],
+        ),
+        expand(
+            f"{RESULTS}/{{{{texts}}}}/resample/{{figure}}.svg",
+            figure=ANALYSES["resample"][1],
+        ),
+        [
+            report(
+                f"{RESULTS}/{{texts}}/resample/{figure}.png",
+                caption=f"captions/resample-{figure}.rst",
+                category="Text set {texts}",
+                labels={"figure": title},
+            )
+            for figure, title in ANALYSES["resample"][1].items()
+        ],
+    log:
+        "logs/resample/{texts}.log",
+    group:
+        MAP_GROUP
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        code=CODE,
+        how=on_texts(arguments.resample),
+    shell:
+        f"{SCRIPTS}/resample.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--layout {input.layout} --layout-report {input.report} {params.how} "
+        f"--folder {RESULTS}/{{wildcards.texts}}/resample > {{log}} 2>&1"
+
+
 rule analyses:
     """Every analysis that the configuration asks for."""
     input:
-        products.analysis_files(CONFIG),
+        products.analysis_files(PLAN),

@@ -31,7 +31,7 @@ else:
 search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
-from klmap import arguments, configfile, products, updates, zoo_runs
+from klmap import arguments, configfile, products, references, updates, zoo_runs
 from klmap.allocation import Request
 from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN, NAME_PATTERN
 from klmap.config import SOURCE_PATTERN, ModelEntry
@@ -55,14 +55,17 @@ FIRST = PLAN.first
 ON_HEAD = CONFIG.hardware.download_on == "head"
 RELEASES_FROM_AFAR = any(each.is_from_afar for each in CONFIG.published.values())
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
-MODELS = products.most_models(CONFIG)
-ALL_PAIRS = products.has_all_pairs(CONFIG)
-HAS_ELLIPSES = products.has_ellipses(CONFIG)
-HAS_DOMAINS = products.has_domains(CONFIG)
-FIGURES = products.figure_names(CONFIG)
+MODELS = products.most_models(PLAN)
+ALL_PAIRS = products.has_all_pairs(PLAN)
+HAS_ELLIPSES = products.has_ellipses(PLAN)
+HAS_DOMAINS = products.has_domains(PLAN)
+FIGURES = products.figure_names(PLAN)
+TEXTS_PATTERN = references.here_pattern(PLAN.references)
+SELECTION_PATTERN = references.selection_pattern(PLAN.references)
+DRAWN_TEXTS_PATTERN = references.drawn_pattern(PLAN.references)
 FETCH_OPTIONS = arguments.fetch(CONFIG)
 RESOLVE_OPTIONS = arguments.resolve(CONFIG)
-PREFLIGHT_OPTIONS = arguments.preflight(CONFIG)
+PREFLIGHT_OPTIONS = arguments.preflight(PLAN)
 SCORE_OPTIONS = arguments.score(CONFIG)
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
 # Aggregation is cheap, so it follows the library's code; scores never do.
@@ -101,6 +104,16 @@ def told(look_up: Callable) -> Callable:
     return asked
 
 
+def on_texts(look_up: Callable) -> Callable:
+    """A look-up in the plan by the name of a text set, for a rule to ask."""
+
+    def asked(wildcards: object) -> object:
+        """What is found for the text set of a job."""
+        return look_up(PLAN, wildcards.texts)
+
+    return asked
+
+
 def group_components() -> Mapping[str, int]:
     """How many jobs of a size class are to share an allocation; none where nothing is submitted."""
     submits = SUBMITS and workflow.is_main_process
@@ -134,6 +147,17 @@ def release_of(wildcards: object) -> Published:
     return PLAN.release(wildcards.release)
 
 
+def drawn_before(wildcards: object) -> list[str]:
+    """The selection file that a text set is made from; none where one is drawn."""
+    path = CONFIG.selections[wildcards.texts].path
+    return [] if path is None else [path]
+
+
+def of_reference(name: str) -> Callable:
+    """Looks up a file of the text set that another one is a selection of; nothing for others."""
+    return on_texts(lambda plan, texts: products.of_reference(plan, texts, name))
+
+
 def release_recipe(wildcards: object) -> str:
     """What decides what is imported of a release, as JSON."""
     return json.dumps(release_of(wildcards).recipe(), sort_keys=True)
@@ -141,7 +165,7 @@ def release_recipe(wildcards: object) -> str:
 
 def release_spec(wildcards: object) -> str:
     """What the scores of a release have in common, as JSON: the recipe of their texts."""
-    texts = CONFIG.texts[release_of(wildcards).texts].recipe()
+    texts = CONFIG.recipe(release_of(wildcards).texts)
     return json.dumps({"texts": texts}, sort_keys=True)
 
 
@@ -360,72 +384,36 @@ def all_scores(wildcards: object) -> list[str]:
     """Scores of all models on all text sets."""
     return [
         wanted_score(texts, model)
-        for texts in CONFIG.texts
-        for model in sorted(CONFIG.by_slug)
+        for texts, scored in CONFIG.scored_on.items()
+        for model in scored
     ]
 
 
 # Maps and analyses
 
 
-def index_rows(wildcards: object) -> list[str]:
-    """One tab-separated line per configured model: what the aggregation has to join."""
-    return PLAN.index_rows(wildcards.texts)
-
-
-def release_tables(wildcards: object) -> list[str]:
-    """Lists of the models of each release on the map of a text set."""
-    return products.release_files(CONFIG, wildcards.texts, "index.tsv")
-
-
-def release_reports(wildcards: object) -> list[str]:
-    """What was found out about each release on the map of a text set."""
-    return products.release_files(CONFIG, wildcards.texts, "report.json")
-
-
 def scores_of(wildcards: object) -> list[str]:
-    """Scores of all configured models on one text set."""
-    return [wanted_score(wildcards.texts, model) for model in sorted(CONFIG.by_slug)]
+    """Scores of the models that are scored on one text set."""
+    scored = CONFIG.scored_on[wildcards.texts]
+    return [wanted_score(wildcards.texts, model) for model in scored]
 
 
 def cards_of(wildcards: object) -> list[str]:
-    """Cards of all configured models."""
-    return [PLAN.card(source) for source in sorted(CONFIG.by_source)]
+    """Cards of the models that are scored on one text set."""
+    scored = CONFIG.scored_on[wildcards.texts].values()
+    return [PLAN.card(source) for source in sorted({entry.source for entry in scored})]
 
 
-def clip_argument(wildcards: object) -> str:
-    """Argument of matrix that reuses the clip threshold of another map; by default of a release."""
-    return arguments.clip(CONFIG, wildcards.texts)
+def map_group(wildcards: object) -> str:
+    """The allocation of all that follows the last score.
+
+    The map of a selection needs that of its reference, and scores that wait for it: in one
+    allocation they would wait for each other.
+    """
+    return "selected" if wildcards.texts in PLAN.references else "map"
 
 
-def allowed_conventions(wildcards: object) -> str:
-    """Argument of matrix that names in what scores may differ from those of a release."""
-    return arguments.allow(CONFIG, wildcards.texts)
-
-
-def benchmarks_of(wildcards: object) -> list[str]:
-    """Tables of benchmark scores for the models of a text set."""
-    return products.benchmarks_on(CONFIG, wildcards.texts)
-
-
-def predictions_of(wildcards: object) -> list[str]:
-    """Predicted benchmark scores, where they are asked for and there are scores to learn from."""
-    return products.predictions_on(CONFIG, wildcards.texts)
-
-
-def other_matrices(wildcards: object) -> list[str]:
-    """Matrices of the other text sets."""
-    return [*products.other_matrices(CONFIG, wildcards.texts).values()]
-
-
-def other_arguments(wildcards: object) -> str:
-    """Argument that names the matrices of the other text sets; nothing where there are none."""
-    return arguments.others(CONFIG, wildcards.texts)
-
-
-def comparisons_of(wildcards: object) -> str:
-    """What contrast compares on a text set, as JSON."""
-    return arguments.comparisons(CONFIG, wildcards.texts)
+MAP_GROUP = map_group if SUBMITS else None
 
 
 def map_memory(wildcards: object, attempt: int) -> int:

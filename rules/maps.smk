@@ -8,12 +8,16 @@ rule layout:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         kl=f"{RESULTS}/{{texts}}/kl.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
+        reference_layout=of_reference("layout.tsv"),
+        reference_report=of_reference("layout.json"),
     output:
         # The layout that is there is where the next one begins.
         layout=update(f"{RESULTS}/{{texts}}/layout.tsv"),
         report=update(f"{RESULTS}/{{texts}}/layout.json"),
     log:
         "logs/layout/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -25,7 +29,8 @@ rule layout:
         how=arguments.layout(CONFIG),
     shell:
         f"{SCRIPTS}/layout.py --matrix {{input.matrix}} --kl {{input.kl}} "
-        "--models {input.models} {params.how} "
+        "--models {input.models} {params.how} --reference-layout {input.reference_layout} "
+        "--reference-report {input.reference_report} "
         "--layout {output.layout} --report {output.report} > {log} 2>&1"
 
 
@@ -38,6 +43,8 @@ rule tree:
         f"{RESULTS}/{{texts}}/tree.nwk",
     log:
         "logs/tree/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -60,10 +67,13 @@ rule ellipses:
         models=f"{RESULTS}/{{texts}}/models.tsv",
         layout=f"{RESULTS}/{{texts}}/layout.tsv",
         report=f"{RESULTS}/{{texts}}/layout.json",
+        reference=of_reference("ellipses.tsv"),
     output:
         f"{RESULTS}/{{texts}}/ellipses.tsv",
     log:
         "logs/ellipses/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -79,7 +89,7 @@ rule ellipses:
         f"{SCRIPTS}/ellipses.py --matrix {{input.matrix}} --models {{input.models}} "
         "--layout {input.layout} --layout-report {input.report} "
         "--bootstrap {params.bootstrap} --seed {params.seed} --dense-limit {params.dense_limit} "
-        "--ellipses {output} > {log} 2>&1"
+        "--reference-ellipses {input.reference} --ellipses {output} > {log} 2>&1"
 
 
 rule domains:
@@ -93,6 +103,8 @@ rule domains:
         f"{RESULTS}/{{texts}}/domains.tsv",
     log:
         "logs/domains/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -131,6 +143,8 @@ rule figures:
         ],
     log:
         "logs/figures/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -160,13 +174,15 @@ rule explorer:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         manifest=f"{RESULTS}/{{texts}}/texts.json",
         ellipses=f"{RESULTS}/{{texts}}/ellipses.tsv" if HAS_ELLIPSES else [],
-        benchmarks=benchmarks_of,
-        predictions=predictions_of,
+        benchmarks=on_texts(products.benchmarks_on),
+        predictions=on_texts(products.predictions_on),
         conventions=(f"{RESULTS}/{{texts}}/conventions.tsv" if CONFIG.published else []),
     output:
         f"{RESULTS}/{{texts}}/map.html",
     log:
         "logs/explorer/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -185,4 +201,4 @@ rule explorer:
 rule map:
     """Every map that the configuration asks for, with its tables and figures."""
     input:
-        products.map_files(CONFIG),
+        products.map_files(PLAN),

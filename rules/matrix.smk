@@ -6,18 +6,22 @@ localrules:
 rule index:
     """Which models belong on the map, and under which settings they were scored."""
     input:
-        release_tables,
+        releases=on_texts(products.release_tables),
+        reference=of_reference("index.tsv"),
     output:
         f"{RESULTS}/{{texts}}/index.tsv",
     log:
         "logs/index/{texts}.log",
     priority: FIRST
     params:
-        rows=index_rows,
+        rows=on_texts(Plan.index_rows),
     run:
         try:
             write_index(
-                Path(output[0]), params.rows, [Path(table) for table in input]
+                Path(output[0]),
+                params.rows,
+                [Path(table) for table in input.releases],
+                next((Path(table) for table in input.reference), None),
             )
         except InputError as error:
             raise WorkflowError(str(error)) from None
@@ -27,7 +31,9 @@ rule matrix:
     """All models of a text set in one matrix, and what is known of each."""
     input:
         index=f"{RESULTS}/{{texts}}/index.tsv",
-        releases=release_reports,
+        releases=on_texts(products.release_reports),
+        reference=of_reference("matrix.h5"),
+        selection=on_texts(products.selection_file),
         scores=scores_of,
         cards=cards_of,
         texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
@@ -48,6 +54,8 @@ rule matrix:
         ),
     log:
         "logs/matrix/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -55,14 +63,14 @@ rule matrix:
         runtime=map_minutes,
     params:
         code=CODE,
-        clip=clip_argument,
-        allow=allowed_conventions,
+        clip=on_texts(arguments.clip),
+        allow=on_texts(arguments.allow),
         on_failure=CONFIG.on_model_failure,
     shell:
         f"{SCRIPTS}/matrix.py --index {{input.index}} "
         f"--scores {RESULTS}/{{wildcards.texts}}/scores --cards {RESULTS}/models "
         "--texts {input.texts} --manifest {input.manifest} {params.clip} "
-        "{params.allow} --differences {output.differences} "
+        "--selection {input.selection} {params.allow} --differences {output.differences} "
         "--on-failure {params.on_failure} --matrix {output.matrix} --models {output.models} "
         "--failures {output.failures} > {log} 2>&1"
 
@@ -72,11 +80,14 @@ rule kl:
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
+        reference=of_reference("kl.h5"),
     output:
         kl=f"{RESULTS}/{{texts}}/kl.h5",
         neighbors=f"{RESULTS}/{{texts}}/neighbors.tsv",
     log:
         "logs/kl/{texts}.log",
+    group:
+        MAP_GROUP
     conda:
         "../envs/analysis.yaml"
     threads: 2
@@ -89,6 +100,7 @@ rule kl:
         dense_limit=CONFIG.map.dense_limit,
     shell:
         f"{SCRIPTS}/kl.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--reference-kl {input.reference} "
         "--neighbors {params.neighbors} --dense-limit {params.dense_limit} --kl {output.kl} "
         "--neighbors-table {output.neighbors} > {log} 2>&1"
 

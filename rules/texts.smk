@@ -5,6 +5,8 @@ rule texts:
         manifest=f"{RESULTS}/{{texts}}/texts.json",
     log:
         "logs/texts/{texts}.log",
+    wildcard_constraints:
+        texts=DRAWN_TEXTS_PATTERN,
     priority: FIRST
     localrule: ON_HEAD and TEXTS_FROM_AFAR
     conda:
@@ -18,3 +20,37 @@ rule texts:
     shell:
         f"{SCRIPTS}/texts.py --recipe {{params.recipe:q}} {{params.address}} "
         "--texts {output.texts} --manifest {output.manifest} > {log} 2>&1"
+
+
+rule selection:
+    """Some texts of another set, chosen and weighted by what its models say of them."""
+    input:
+        # A reference that grows must not score everybody again on other texts: a selection is drawn
+        # once. Other texts are another matter.
+        matrix=ancient(of_reference("matrix.h5")),
+        texts=ancient(of_reference("texts.jsonl")),
+        manifest=of_reference("texts.json"),
+        drawn=drawn_before,
+    output:
+        selection=f"{RESULTS}/{{texts}}/selection.h5",
+        texts=f"{RESULTS}/{{texts}}/texts.jsonl",
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
+    log:
+        "logs/selection/{texts}.log",
+    wildcard_constraints:
+        texts=SELECTION_PATTERN,
+    priority: FIRST
+    conda:
+        "../envs/analysis.yaml"
+    threads: 2
+    resources:
+        mem_mb=map_memory,
+        runtime=map_minutes,
+    params:
+        recipe=text_recipe,
+    shell:
+        f"{SCRIPTS}/selection.py --recipe {{params.recipe:q}} "
+        "--reference-matrix {input.matrix} --reference-texts {input.texts} "
+        "--reference-manifest {input.manifest} --path {input.drawn} "
+        "--selection {output.selection} --texts {output.texts} --manifest {output.manifest} "
+        "> {log} 2>&1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, conventions, log, releases
+from klmap import collect, conventions, log, releases, store
 
 
 def main() -> None:
@@ -23,7 +23,12 @@ def main() -> None:
     clip.add_argument(
         "--clip-threshold", type=float, help="nats; reuse the threshold of an existing map"
     )
-    clip.add_argument("--clip-from", type=Path, help="report.json of a release, for its threshold")
+    clip.add_argument(
+        "--clip-from",
+        type=Path,
+        help="report.json of a release, or matrix.h5 of a reference, for its threshold",
+    )
+    parser.add_argument("--selection", type=Path, nargs="?", help="selection.h5 of the texts")
     parser.add_argument(
         "--allow",
         choices=conventions.KEYS,
@@ -38,7 +43,7 @@ def main() -> None:
     args = parser.parse_args()
     threshold = args.clip_threshold
     if args.clip_from is not None:
-        threshold = releases.clip_threshold(args.clip_from)
+        threshold = _threshold(args.clip_from)
     collection = collect.collect(
         args.index,
         args.scores,
@@ -49,11 +54,20 @@ def main() -> None:
         skip_failures=args.on_failure == "skip",
         threshold=threshold,
         allowed=args.allow,
+        selection=args.selection,
     )
     if args.differences is not None:
         conventions.write_differences(args.differences, collection.differences)
     collect.write_models(args.models, collection.models)
     collect.write_failures(args.failures, collection.failures)
+
+
+def _threshold(path: Path) -> float:
+    """The clip threshold that a release or a reference has, nats."""
+    if path.suffix != ".h5":
+        return releases.clip_threshold(path)
+    with store.open_matrix(path) as reference:
+        return reference.clip_threshold
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from klmap import conventions, geometry
+from klmap import conventions, geometry, restriction
 from klmap.arrays import Floats
 from klmap.blocks import ranges
 from klmap.centring import LowQuantile, write_coordinates
@@ -20,6 +20,7 @@ from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json, read_tsv, write_tsv
 from klmap.index import Entry, read_index
 from klmap.log import Progress, logger
+from klmap.restriction import Texts
 from klmap.store import create_matrix
 from klmap.store_score import Score, read_score, read_status
 from klmap.texts import read_texts
@@ -33,6 +34,7 @@ _ATTRIBUTES = (
     "noise_nats",
     "imported",
     "card",
+    "selection",
     *conventions.FACTS,
 )
 _STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
@@ -58,7 +60,9 @@ class Model:
         prefix: policy for the beginning-of-sequence token.
         overlength: policy for texts longer than the context.
         bits_per_byte: mean code length of the texts; lower is better.
-        mean_loglik: mean log-likelihood, nats per text, before clipping.
+        mean_loglik: mean log-likelihood, nats per text, before clipping; estimated for a model
+            that was scored on a selection of the texts alone.
+        texts: number of texts that it was scored on, None if unknown.
         tokens: scored tokens of all texts together, None if unknown.
         truncated: number of texts that were cut to the context length, None if unknown.
         noise_nats: RMS numerical error, nats per text, None if unknown.
@@ -80,6 +84,7 @@ class Model:
     overlength: str = ""
     bits_per_byte: float = math.nan
     mean_loglik: float = math.nan
+    texts: int | None = None
     tokens: int | None = None
     truncated: int | None = None
     noise_nats: float | None = None
@@ -131,6 +136,7 @@ def collect(
     skip_failures: bool = False,
     threshold: float | None = None,
     allowed: Sequence[str] = (),
+    selection: Path | None = None,
 ) -> Collection:
     """Join the score files that the index names into one matrix, without holding it in memory.
 
@@ -145,6 +151,9 @@ def collect(
         threshold: clip threshold in nats of an existing map; by default the 2 % quantile of the
             values collected here (Oyama et al. 2025, section 3).
         allowed: conventions in which scores may differ from those that others have computed.
+        selection: selection.h5, where the texts are some of those of a reference. Scores of all its
+            texts are restricted to them, and the matrix has their weights. The clip threshold is
+            then that of the reference, unless one is given.
 
     Returns:
         The models of the matrix, in the order of its rows, and those that failed.
@@ -156,27 +165,31 @@ def collect(
         OSError: the disk is full.
     """
     text_list = read_texts(texts, manifest)
-    sha256 = str(read_json(manifest)["sha256"])
     mean_bytes = float(np.mean([text.n_bytes for text in text_list]))
+    wanted = restriction.read(selection, manifest, len(text_list), mean_bytes)
+    chosen = wanted.selection
+    if chosen is not None and threshold is None:
+        threshold = chosen.clip_threshold
     entries = read_index(index, scores, cards)
     kept = len(entries)
     if skip_failures:
-        kept -= sum(_failed(entry.path, len(text_list)) for entry in entries)
+        kept -= sum(_failed(entry.path, wanted.expected(entry)[1]) for entry in entries)
     lowest = LowQuantile(geometry.CLIP_QUANTILE, kept * len(text_list))
-    join = _Join(len(text_list), sha256, mean_bytes)
+    join = _Join(wanted)
     with create_matrix(matrix, kept, len(text_list)) as file:
         for begin, rows in join.blocks(entries):
             if threshold is None:
                 lowest.add(rows)
             file.write_loglik(begin, rows)
         join.check(manifest, skip_failures)
-        differences = conventions.differences(join.scored, mean_bytes)
+        differences = conventions.differences(join.scored, wanted.mean_bytes)
         conventions.refuse(differences, allowed)
         for sentence in conventions.sentences(differences):
             logger.warning("%s", sentence)
         if threshold is None:
             threshold = lowest.value()
-        write_coordinates(file, threshold)
+        design = None if chosen is None else chosen.design
+        write_coordinates(file, threshold, design)
         noise = [math.nan if row.noise_nats is None else row.noise_nats for row in join.models]
         file.describe(
             model=[row.model for row in join.models],
@@ -185,32 +198,43 @@ def collect(
             noise=np.array(noise, np.float64),
             clip_quantile=geometry.CLIP_QUANTILE,
             clip_threshold=threshold,
-            mean_bytes=mean_bytes,
-            texts_sha256=sha256,
+            mean_bytes=wanted.mean_bytes,
+            texts_sha256=wanted.sha256,
+            design=design,
+            complete=np.array(join.complete, np.bool_),
+            selection="" if chosen is None else chosen.fingerprint,
         )
     counts = (len(join.models), len(text_list), mean_bytes, threshold, len(join.failed))
     logger.info(
         "%d models, %d texts of %.1f bytes, clipped at %.2f nats; %d models failed", *counts
     )
+    if chosen is not None:
+        logger.info(
+            "%d of the models were scored on all %d texts of the reference, %d on these alone",
+            sum(join.complete),
+            chosen.texts,
+            len(join.complete) - sum(join.complete),
+        )
     return Collection(join.models, [failure for failure, _ in join.failed], differences)
 
 
 class _Join:
     """Reads score files of N texts one after another, and remembers what is to be said of them."""
 
-    def __init__(self, texts: int, sha256: str, mean_bytes: float) -> None:
-        self.texts, self.sha256, self.mean_bytes = texts, sha256, mean_bytes
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
         self.read = 0
         self.models: list[Model] = []
+        self.complete: list[bool] = []
         self.scored: list[conventions.Scored] = []
         self.failed: list[tuple[Failure, Path]] = []
         self.other: list[Path] = []
-        self.unequal: list[tuple[Path, int]] = []
+        self.unequal: list[tuple[Path, int, int]] = []
 
     def blocks(self, entries: Sequence[Entry]) -> Iterator[tuple[int, Floats]]:
         """Log-likelihoods, nats, of the models that did not fail: first row and rows of a block."""
         progress = Progress(len(entries), "scores")
-        for begin, end in ranges(len(entries), 8 * self.texts):
+        for begin, end in ranges(len(entries), 8 * self.texts.number):
             rows = [row for entry in entries[begin:end] if (row := self._row(entry)) is not None]
             progress.add(end - begin)
             if rows:
@@ -221,22 +245,25 @@ class _Join:
         score = read_score(entry.path, only=_ATTRIBUTES)
         self.read += 1
         _check_identity(entry, score)
-        if score.texts_sha256 != self.sha256:
+        sha256, number = self.texts.expected(entry)
+        if score.texts_sha256 != sha256:
             self.other.append(entry.path)
         elif score.status == "failed":
             reason = score.error or "no reason was recorded"
             failed = Failure(entry.model, entry.id, entry.revision, reason)
             self.failed.append((failed, entry.path))
-        elif len(score.loglik) != self.texts:
-            self.unequal.append((entry.path, len(score.loglik)))
+        elif len(score.loglik) != number:
+            self.unequal.append((entry.path, len(score.loglik), number))
         else:
+            self.texts.check(entry, score)
             # A score that others have computed brings along what is known of its model.
             own = score.attributes.get("card")
             card = read_json(entry.card) if own is None else json.loads(own)
-            self.models.append(_describe(entry, score, card, self.mean_bytes))
+            self.models.append(_describe(entry, score, card, self.texts))
+            self.complete.append(self.texts.selection is None or entry.is_complete)
             noise = self.models[-1].noise_nats
             self.scored.append(conventions.scored(score, noise, card))
-            return score.loglik
+            return self.texts.row(entry, score)
         return None
 
     def check(self, manifest: Path, skip_failures: bool) -> None:
@@ -245,12 +272,12 @@ class _Join:
             names = "\n".join(f"  {path}" for path in self.other)
             raise InputError(
                 f"{len(self.other)} of {self.read} scores were computed on other texts than "
-                f"{manifest} describes (sha256 {self.sha256[:12]}):\n{names}\n"
+                f"{manifest} describes (sha256 {self.texts.sha256[:12]}):\n{names}\n"
                 "scores of different text sets cannot share a map: remove these files and run again"
             )
-        for path, count in self.unequal:
+        for path, count, number in self.unequal:
             raise InputError(
-                f"{path}: {count} log-likelihoods for {self.texts} texts; remove it and run again"
+                f"{path}: {count} log-likelihoods for {number} texts; remove it and run again"
             )
         _check_failures(self.failed, bool(self.models), skip_failures)
 
@@ -288,10 +315,10 @@ def _check_failures(failed: Sequence[tuple[Failure, Path]], kept: bool, skip: bo
     )
 
 
-def _describe(entry: Entry, score: Score, card: Mapping[str, Any], mean_bytes: float) -> Model:
+def _describe(entry: Entry, score: Score, card: Mapping[str, Any], texts: Texts) -> Model:
     architecture = str(card.get("architecture") or "")
     model_type = str(card.get("model_type") or "")
-    mean_loglik = float(score.loglik.mean())
+    mean_loglik = texts.mean(entry, score)
     parameters = card.get("parameters")
     return Model(
         model=entry.model,
@@ -307,8 +334,9 @@ def _describe(entry: Entry, score: Score, card: Mapping[str, Any], mean_bytes: f
         dtype=str(score.attributes.get("dtype", "")),
         prefix=str(score.attributes.get("prefix", "")),
         overlength=str(score.attributes.get("overlength", "")),
-        bits_per_byte=geometry.bits_per_byte(mean_loglik, mean_bytes),
+        bits_per_byte=geometry.bits_per_byte(mean_loglik, texts.mean_bytes),
         mean_loglik=mean_loglik,
+        texts=len(score.loglik),
         # Nobody says of a score that was imported how many tokens it is made of.
         tokens=int(score.n_scored.sum()) or None,
         truncated=int(score.truncated.sum()) if score.n_scored.any() else None,
@@ -374,6 +402,7 @@ def _model(row: dict[str, str]) -> Model:
         "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
         "bits_per_byte": float(text["bits_per_byte"]),
         "mean_loglik": float(text["mean_loglik"]),
+        "texts": int(text["texts"]) if text["texts"] else None,
         "tokens": int(text["tokens"]) if text["tokens"] else None,
         "truncated": int(text["truncated"]) if text["truncated"] else None,
         "base_model": tuple(name for name in text["base_model"].split(",") if name),

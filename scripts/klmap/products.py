@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from klmap.config_analyses import NEED_ALL_TEXTS, NEED_BENCHMARKS, Comparison
 from klmap.plan import Plan
@@ -79,6 +80,32 @@ def releases_on(plan: Plan, texts: str) -> list[str]:
     return [name for name, each in plan.config.published.items() if each.texts in stands]
 
 
+def of_reference(plan: Plan, texts: str, name: str) -> list[str]:
+    """A file of the text set that another one is a selection of, where there is one.
+
+    Of a reference that was made before only what is there: it may have no ellipses.
+    """
+    reference = plan.references.get(texts)
+    if reference is None or not (reference.name or Path(reference.file(name)).is_file()):
+        return []
+    return [reference.file(name)]
+
+
+def selection_file(plan: Plan, texts: str) -> list[str]:
+    """The selection that the texts of a map are; nothing for texts of their own."""
+    return [f"{plan.results}/{texts}/selection.h5"] if texts in plan.references else []
+
+
+def release_tables(plan: Plan, texts: str) -> list[str]:
+    """Lists of the models of each release that was scored on all of a text set."""
+    return [] if texts in plan.references else release_files(plan, texts, "index.tsv")
+
+
+def release_reports(plan: Plan, texts: str) -> list[str]:
+    """What was found out about each release on the map of a text set."""
+    return release_files(plan, texts, "report.json")
+
+
 def release_files(plan: Plan, texts: str, name: str) -> list[str]:
     """One file of each release on the map of a text set.
 
@@ -114,6 +141,11 @@ def other_matrices(plan: Plan, texts: str) -> dict[str, str]:
         for other in plan.config.texts
         if other != texts and other not in plan.references
     }
+
+
+def other_paths(plan: Plan, texts: str) -> list[str]:
+    """Matrices of the other text sets."""
+    return [*other_matrices(plan, texts).values()]
 
 
 def most_models(plan: Plan) -> int:

@@ -7,11 +7,13 @@ process reads this when it starts, so it looks at nothing else.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from klmap.config import Config
+from klmap.config import NAME_PATTERN, Config
 from klmap.errors import ConfigError, InputError
 from klmap.files import read_json
 
@@ -90,6 +92,33 @@ def find(config: Config, texts: str, file: Path) -> Reference:
     models = (folder / "index.tsv").read_bytes().count(b"\n") - 1
     longest = int(recipe.get("max_bytes") or 0)
     return Reference(str(folder), "", recipe, int(manifest["n"]), longest, models)
+
+
+def selection_pattern(found: Mapping[str, Reference]) -> str:
+    """Regular expression of the names of all selections; matches nothing where there are none."""
+    return "|".join(map(re.escape, found)) or "(?!)"
+
+
+def drawn_pattern(found: Mapping[str, Reference]) -> str:
+    """Regular expression of the names of text sets that are drawn from a source of texts."""
+    return _all_but([*found, *_made_before(found)])
+
+
+def here_pattern(found: Mapping[str, Reference]) -> str:
+    """Regular expression of the names of text sets that are made here.
+
+    A reference that was made before can lie in the same folder, and is not to be made again.
+    """
+    return _all_but(_made_before(found))
+
+
+def _made_before(found: Mapping[str, Reference]) -> list[str]:
+    return [Path(each.folder).name for each in found.values() if not each.name]
+
+
+def _all_but(names: Sequence[str]) -> str:
+    without = f"(?!(?:{'|'.join(map(re.escape, names))})/)" if names else ""
+    return without + NAME_PATTERN
 
 
 def _unfinished(where: str, of: str, folder: Path, found: str) -> str:

@@ -134,6 +134,8 @@ def is_finished(job: Job, card: Card, sha256: str, *, failed_too: bool = False) 
     same = (card.commit, sha256, fingerprint(job.spec))
     if (found.commit, found.texts_sha256, found.fingerprint) != same:
         return False
+    if found.attributes.get("selection") != selection_of(job):
+        return False
     kept = found.token_logprob is not None or not job.keep_tokens
     return kept if found.status == "ok" else failed_too
 
@@ -175,8 +177,15 @@ def software() -> dict[str, str | int]:
     return {**{name: version(name) for name in SOFTWARE}, "scorer": SCORER_VERSION}
 
 
+def selection_of(job: Job) -> str | None:
+    """Fingerprint of the selection that the texts are; None for texts of their own."""
+    described: dict[str, str] = read_json(job.manifest).get("selection", {})
+    return described.get("fingerprint")
+
+
 def empty(job: Job, card: Card, sha256: str) -> store_score.Score:
     """A score that says what it is of, without numbers yet."""
+    selection = selection_of(job)
     return store_score.Score(
         model=job.model,
         commit=card.commit,
@@ -187,5 +196,6 @@ def empty(job: Job, card: Card, sha256: str) -> store_score.Score:
             "quantization": job.spec.get("quantization") or "none",
             "prefix": job.spec["prefix"],
             "overlength": job.spec["overlength"],
+            **({} if selection is None else {"selection": selection}),
         },
     )
