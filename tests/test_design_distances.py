@@ -96,8 +96,8 @@ def test_near_pairs_equal_the_slow_formula_too(case: tuple[Floats, Design, Ints]
     kl, se = geometry.pairwise_kl(geometry.double_centre(some, -np.inf, design), BYTES, design)
     for i, j in itertools.combinations((0, 6, 7), 2):
         slow, error = slow_pair(some[i], some[j], design)
-        assert kl[i, j] == pytest.approx(slow, rel=1e-6)
-        assert se[i, j] == pytest.approx(error, rel=1e-4)
+        assert kl[i, j] == pytest.approx(slow, rel=1e-6, abs=0)
+        assert se[i, j] == pytest.approx(error, rel=1e-4, abs=0)
     assert kl[0, 8] == 0
     assert se[0, 8] == 0
 
@@ -198,6 +198,26 @@ def test_components_and_neighbours_are_those_of_all_pairs(
     assert np.array_equal(by_search.neighbors.index, by_pairs.index)
     np.testing.assert_allclose(by_search.neighbors.kl, by_pairs.kl, rtol=1e-5)
     np.testing.assert_allclose(by_search.neighbors.se, by_pairs.se, rtol=1e-4)
+
+
+def test_what_is_measured_is_the_same_on_both_sides_of_the_dense_limit(
+    case: tuple[Floats, Design, Ints],
+) -> None:
+    _, design, index = case
+    chosen = selected(matrix(vectors(60)), design, index)
+    dense, near = neighbors.measure(chosen, 4, 60)
+    large, found = neighbors.measure(chosen, 4, 59)
+    assert dense.kl is not None
+    assert large.kl is None
+    assert np.array_equal(near.index, found.index)
+    np.testing.assert_allclose(found.kl, near.kl, rtol=1e-5)
+    np.testing.assert_allclose(found.se, near.se, rtol=1e-4)
+    for one in (dense, large):
+        assert one.n_texts == design.texts
+        assert one.pca_points is not None
+        points = one.pca_points.astype(np.float64)
+        squared = ((points[:, None] - points) ** 2).sum(axis=2)
+        np.testing.assert_allclose(squared, dense.kl, rtol=1e-3, atol=1e-6)
 
 
 ADDED = [1, 7]
