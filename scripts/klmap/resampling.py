@@ -286,7 +286,7 @@ def pair_error(
     The exact variance of ``sum_u w_u^2 y_u`` over draws, with ``y_s = (q_is - q_js)^2``: with
     replacement ``(sum_s y_s^2 / pi_s - (sum_s y_s)^2) / n``; without, for a fixed number of texts
     (Hajek's approximation), ``sum_s (1 / p_s - 1) y_s^2 - (sum_s (1 - p_s) y_s)^2 / sum_s p_s (1 -
-    p_s)``. That texts are gone through in an order makes it smaller than that.
+    p_s)``. The latter holds for texts in any order; in that of :func:`spread` errors are smaller.
 
     Args:
         q: (K, N) double-centred, nats; or its pairs, where they are needed more than once.
