@@ -291,25 +291,35 @@ def _among(
     """Ellipses on a map of which some models are held."""
     start = layout.plane_of(places)
     settings = Settings(report.method, report.metric, report.perplexity)
-    rows = np.flatnonzero(held)
+    new, targets = ~held, start[held]
     spread = np.zeros((len(start), 2, 2))
     progress = Progress(count, "bootstrap layouts")
     # One thread, because sums split over threads depend on their number.
     with threadpool_limits(1):
         design, threshold = matrix.design, matrix.clip_threshold
         points = layout.points_of(matrix.loglik, threshold, matrix.mean_bytes, design)
-        scale = fixed.scale_of(points[rows], start[rows], settings)
+        scale = fixed.scale_of(points[held], targets, settings)
         q = geometry.double_centre(matrix.loglik, threshold)
         for replicate in range(count):
             points = sample_points(q, *_times(matrix, seed, replicate))
-            away = fixed.place(points, rows, start[rows], settings, scale, quiet=True) - start
-            spread += away[:, :, None] * away[:, None, :] / count
+            squared = _squares(points[new], points[held])
+            away = fixed.among(squared, targets, settings, scale) - start[new]
+            spread[new] += away[:, :, None] * away[:, None, :] / count
             progress.add(1)
     progress.close()
     return [
         known[place.model] if kept else Ellipse(place.model, place.x, place.y, *_axes(about))
         for place, kept, about in zip(places, held, spread, strict=True)
     ]
+
+
+def _squares(points: Floats, others: Floats) -> Floats:
+    """(m, n) squared distances of some points from some others."""
+    found = points @ others.T
+    found *= -2
+    found += np.einsum("kn,kn->k", points, points)[:, None]
+    found += np.einsum("kn,kn->k", others, others)
+    return np.asarray(np.maximum(found, 0, out=found), np.float64)
 
 
 def _first_two(points: Floats) -> Floats:

@@ -61,7 +61,8 @@ def place(
     scale = scale_of(held, targets, settings) if scale is None else scale
     progress = None if quiet else Progress(len(new), "new models")
     for row in new:
-        plane[row] = _best(points[row], held, scale * targets, settings) / scale
+        squared = ((held - points[row]) ** 2).sum(axis=1)
+        plane[row] = _best(squared, scale * targets, settings) / scale
         if progress:
             progress.add(1)
     if progress:
@@ -69,15 +70,31 @@ def place(
     return plane
 
 
-def _best(point: Floats, held: Floats, places: Floats, settings: Settings) -> Floats:
+def among(squared: Floats, targets: Floats, settings: Settings, scale: float) -> Floats:
+    """Places of new models alone, from their distances.
+
+    Args:
+        squared: (m, n) KL of each new model and each that is held, bits per byte.
+        targets: (n, 2) where these are.
+        settings: metric and perplexity of t-SNE.
+        scale: from :func:`scale_of`.
+
+    Returns:
+        (m, 2) float64.
+    """
+    places = scale * targets
+    found = [_best(row, places, settings) / scale for row in squared]
+    return np.array(found, np.float64).reshape(-1, 2)
+
+
+def _best(squared: Floats, places: Floats, settings: Settings) -> Floats:
     """The place of one model that costs t-SNE least, from several starts."""
-    squared = ((held - point) ** 2).sum(axis=1)
     near = np.argsort(squared, kind="stable")[:_NEAREST]
     weights = 1 / np.maximum(squared[near], _LEAST_KL)
     middle = weights @ places[near] / weights.sum()
     affinity = embedding.affinities(
         (squared**2 if settings.metric == "sqeuclidean" else squared)[None],
-        embedding.perplexity(len(held) + 1, settings),
+        embedding.perplexity(len(places) + 1, settings),
     )[0]
     found = [
         minimize(_cost, start, (places, affinity), jac=True, method="L-BFGS-B")
