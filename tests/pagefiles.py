@@ -1,7 +1,8 @@
 """The files that a page is made of, for as many synthetic models as one likes, in a moment.
 
 `write_map(folder, count)` writes what the workflow would: models.tsv, matrix.h5, kl.h5,
-neighbors.tsv, layout.tsv, layout.json, texts.json and ellipses.tsv.
+neighbors.tsv, layout.tsv, layout.json, texts.json and ellipses.tsv; `write_selection` the same of a
+selection of its texts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from pathlib import Path
@@ -33,6 +36,7 @@ from klmap.collect import Model
 from klmap.conventions import Difference
 from klmap.prediction_files import Predicted, Prediction
 from klmap.quality import Quality
+from tests import mapfiles
 
 DENSE_LIMIT = 2000
 FAMILIES = (
@@ -157,6 +161,49 @@ def write_map(
     )
     name = HOSTILE[0] if hostile else "demo"
     return MapFiles(folder, models, loglik, labels, threshold, name)
+
+
+def write_selection(made: MapFiles, folder: Path, added: Sequence[int], n: int = 90) -> MapFiles:
+    """Write the same map for a selection of its texts, some models scored on these alone.
+
+    Args:
+        made: the map of all texts; its texts have no design.
+        folder: where to.
+        added: rows of the models that were scored on the selection alone.
+        n: how many texts are drawn, by the sum of squares of their coordinates.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = store.read_matrix(made.path("matrix.h5"))
+    q = geometry.double_centre(whole.loglik, whole.clip_threshold)
+    design, index = mapfiles.drawn((q**2).sum(axis=0), n, np.random.default_rng(3))
+    complete = ~np.isin(np.arange(len(made.models)), added)
+    matrix = mapfiles.selected(whole, design, index, complete)
+    reference = store.read_distances(made.path("kl.h5"))
+    distances, nearest = neighbors.measure(matrix, 10, DENSE_LIMIT, reference)
+    table = neighbors.table(nearest, made.models, distances.neighbor_below_noise)
+    store.write_matrix(folder / "matrix.h5", matrix)
+    store.write_distances(folder / "kl.h5", distances)
+    neighbors.write_neighbors(folder / "neighbors.tsv", table)
+    for name in ("layout.tsv", "layout.json", "ellipses.tsv"):
+        shutil.copy(made.path(name), folder / name)
+    rows = files.read_tsv(made.path("models.tsv"))
+    for own, row in zip(complete, rows, strict=True):
+        row["texts"] = str(design.texts if own else len(index))
+    files.write_tsv(folder / "models.tsv", list(rows[0]), [list(row.values()) for row in rows])
+    manifest = files.read_json(made.path("texts.json"))
+    told = {
+        "fingerprint": matrix.selection, "method": "ls", "replacement": True, "n": n, "seed": 3,
+        "error": None, "share": None,
+        "reference": {
+            "fingerprint": "0" * 12, "texts_sha256": whole.texts_sha256, "n": design.texts,
+            "mean_bytes": whole.mean_bytes, "models": int(complete.sum()),
+        },
+    }  # fmt: skip
+    files.write_json(
+        folder / "texts.json",
+        {**manifest, "n": len(index), "sha256": matrix.texts_sha256, "selection": told},
+    )
+    return MapFiles(folder, made.models, matrix.loglik, matrix.domain, made.threshold, "demo-ls")
 
 
 def write_scores(made: MapFiles) -> dict[str, Any]:

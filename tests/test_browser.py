@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from klmap import explorer, files, store
 from klmap.explorer_arrays import packed
-from tests.pagefiles import HOSTILE, TASKS, MapFiles, write_map, write_scores
+from tests.pagefiles import HOSTILE, TASKS, MapFiles, write_map, write_scores, write_selection
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
@@ -357,6 +357,37 @@ def test_two_models_show_their_kl_and_its_split(page: Page, made: MapFiles) -> N
     assert heads == [first, second]
     page.get_by_text("Back to the first").click()
     assert selected(page) == [first]
+
+
+def test_models_added_through_a_selection_are_ringed_and_say_of_how_many_texts_they_are(
+    made: MapFiles, visit: Open, tmp_path: Path
+) -> None:
+    added = [3, 17, 29]
+    chosen = write_selection(made, tmp_path / "demo-ls", added)
+    page = visit(write(chosen.folder, chosen.payload(reference="demo")))
+    texts = len(chosen.domain)
+    assert shown(page, "added") == 3
+    assert "LS selection" in page.locator("header p").inner_text()
+    page.click("#added")
+    assert selected(page) == [made.models[row].model for row in added]
+    page.locator("#selection li .name").first.click()
+    line = f"Scored on {texts} of 200 texts (selection ls, n=90): its distances have wider errors."
+    assert line in page.locator("#selection").inner_text()
+    distances = store.read_distances(chosen.path("kl.h5"))
+    assert distances.kl is not None
+    assert distances.se is not None
+    for pair, over in (((3, 30), f"{texts} of 200 texts"), ((30, 31), "200 texts")):
+        address = "#" + "&".join(f"m={quote(made.models[row].model)}" for row in pair)
+        again = visit(chosen.path("map.html"), address)
+        text = again.locator("#pair-kl b").inner_text()
+        assert close(text, distances.kl[pair], distances.se[pair]), text
+        panel = again.locator("#selection")
+        assert f"standard error over {over}" in panel.inner_text()
+        assert panel.locator(".chip", has_text="estimate").count() == 1
+    page.click("#see-table")
+    page.click("[data-sort=texts]")
+    names = page.locator("#models tbody th").all_inner_texts()
+    assert {name.strip() for name in names[:3]} == {made.models[row].model for row in added}
 
 
 def test_numbers_that_are_no_numbers_are_marked(

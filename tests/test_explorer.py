@@ -16,7 +16,7 @@ import pytest
 
 from klmap import explorer, explorer_plot, store, style, tree
 from tests.mapfiles import zoo
-from tests.pagefiles import HOSTILE, MapFiles, write_map
+from tests.pagefiles import HOSTILE, MapFiles, write_map, write_selection
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -114,6 +114,22 @@ def test_names_and_numbers_are_carried_as_data(files: MapFiles, html: str) -> No
     assert data["models"] == [model.model for model in files.models]
     assert "Map of 12 language models" in html
     assert "200 texts" in html
+
+
+def test_a_selection_names_its_reference_and_counts_who_was_added(
+    files: MapFiles, html: str, tmp_path: Path
+) -> None:
+    made = write_selection(files, tmp_path / "demo-ls", [2, 7], 80)
+    found = explorer.page(made.payload(reference="pile <i>"))
+    of = f"{len(made.domain)} of the 200 texts of “pile &lt;i&gt;”"
+    assert f"{of} (“demo-ls”, LS selection)" in found
+    assert "2 models, with a ring, were scored on these alone. The other 10" in found
+    assert '"added"' in found
+    assert "with a ring" not in html
+    assert "added-source" not in html
+    assert "added-source" in found
+    nobody = write_selection(files, tmp_path / "nobody", [], 80)
+    assert "with a ring" not in explorer.page(nobody.payload())
 
 
 def test_hostile_names_stay_in_the_data(tmp_path: Path) -> None:

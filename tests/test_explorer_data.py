@@ -17,7 +17,17 @@ import pytest
 from klmap import explorer_arrays, explorer_columns, explorer_data, files, lineage, store
 from klmap.benchmarks import Benchmarks
 from klmap.errors import InputError
-from tests.pagefiles import BYTES, HOSTILE, TASKS, MapFiles, write_map, write_scores
+from tests.pagefiles import (
+    BYTES,
+    HOSTILE,
+    TASKS,
+    MapFiles,
+    write_map,
+    write_scores,
+    write_selection,
+)
+
+ADDED = [4, 21, 55]
 
 
 def array(value: dict[str, Any]) -> Any:
@@ -73,6 +83,97 @@ def data(made: MapFiles) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> MapFiles:
     return write_map(tmp_path_factory.mktemp("large"), 1018, 600, 22)
+
+
+@pytest.fixture(scope="module")
+def chosen(made: MapFiles, tmp_path_factory: pytest.TempPathFactory) -> MapFiles:
+    return write_selection(made, tmp_path_factory.mktemp("chosen"), ADDED)
+
+
+def weighted(made: MapFiles, i: int, j: int, names: list[str]) -> Any:
+    """Domains of a pair, in bits per byte of all texts, from those of a selection."""
+    design = store.read_matrix(made.path("matrix.h5")).design
+    assert design is not None
+    first, second = np.maximum(made.loglik[[i, j]], made.threshold)
+    times = design.weight**2
+    difference = first - second - (times @ (first - second)) / times.sum()
+    square = times * difference**2 / (2 * BYTES * np.log(2) * design.texts)
+    labels = np.array(made.domain)
+    return np.array([square[labels == name].sum() for name in names])
+
+
+def test_of_a_selection_the_page_knows_its_reference_and_who_was_added(chosen: MapFiles) -> None:
+    data = chosen.payload(reference="pile")
+    texts = data["texts"]
+    assert texts["n"] == len(chosen.domain) < 90
+    assert texts["mean_bytes"] == BYTES
+    assert data["selection"] == {
+        "method": "ls", "words": "LS selection", "draws": 90, "texts": len(chosen.domain),
+        "of": 240, "reference": "pile", "added": ADDED,
+    }  # fmt: skip
+    assert sum(domain["n"] for domain in texts["domains"]) == texts["n"]
+    assert sum(domain["share"] for domain in texts["domains"]) == pytest.approx(1)
+    design = store.read_matrix(chosen.path("matrix.h5")).design
+    assert design is not None
+    times = design.weight**2
+    for domain in texts["domains"]:
+        own = np.array(chosen.domain) == domain["name"]
+        assert domain["share"] == pytest.approx(times[own].sum() / times.sum())
+    scored = array(column(data, "texts")["values"])
+    assert np.flatnonzero(scored < 240).tolist() == ADDED
+
+
+def test_of_a_selection_pairs_of_the_reference_are_exact_and_others_have_wider_errors(
+    made: MapFiles, chosen: MapFiles
+) -> None:
+    data = chosen.payload()
+    whole = store.read_distances(made.path("kl.h5"))
+    assert whole.kl is not None
+    assert whole.se is not None
+    first, second = np.triu_indices(60, 1)
+    code = array(data["pairs"]["kl"]).astype(float)
+    kl = np.where(code == 0, 0, np.exp(data["pairs"]["low"] + (code - 1) * data["pairs"]["step"]))
+    ratio = np.exp(data["pairs"]["se_low"] + array(data["pairs"]["se"]) * data["pairs"]["se_step"])
+    new = np.isin(first, ADDED) | np.isin(second, ADDED)
+    np.testing.assert_allclose(kl[~new], whole.kl[first, second][~new], rtol=2e-4)
+    np.testing.assert_allclose((kl * ratio)[~new], whole.se[first, second][~new], rtol=0.03)
+    wider = (kl * ratio)[new] / whole.se[first, second][new]
+    assert np.median(wider) > 1.2
+    names = domains(data)
+    for i, j in ((4, 21), (55, 0), (4, 30)):
+        at = np.flatnonzero((first == min(i, j)) & (second == max(i, j)))
+        assert kl[at] == pytest.approx(weighted(chosen, i, j, names).sum(), rel=3e-4)
+
+
+def test_of_a_selection_domains_are_split_by_the_weights_of_its_texts(chosen: MapFiles) -> None:
+    data = chosen.payload()
+    names = domains(data)
+    for i, j in ((4, 21), (0, 59), (55, 3)):
+        parts = weighted(chosen, i, j, names)
+        np.testing.assert_allclose(split_of(data, i, j), parts, atol=1e-3 * parts.sum())
+    index, share = array(data["neighbors"]["index"]), array(data["neighbors"]["domains"])
+    for i in (0, 4, 33):
+        parts = weighted(chosen, i, int(index[i, 0]), names)
+        assert np.abs(share[i, 0] / 255 - parts / parts.sum()).max() <= 0.5 / 255 + 1e-9
+
+
+def test_a_text_set_of_its_own_is_no_selection(data: dict[str, Any]) -> None:
+    assert data["selection"] is None
+    assert not any("share" in domain for domain in data["texts"]["domains"])
+
+
+def test_a_manifest_and_a_matrix_that_do_not_agree_on_a_selection_are_refused(
+    chosen: MapFiles, tmp_path: Path
+) -> None:
+    manifest = files.read_json(chosen.path("texts.json"))
+    own = {key: value for key, value in manifest.items() if key != "selection"}
+    files.write_json(tmp_path / "texts.json", own)
+    with pytest.raises(InputError, match="only one of them is of a text selection"):
+        chosen.payload(manifest_path=tmp_path / "texts.json")
+    for broken in ({"method": "ls"}, "ls", {**manifest["selection"], "reference": {}}):
+        files.write_json(tmp_path / "texts.json", {**manifest, "selection": broken})
+        with pytest.raises(InputError, match=r"texts\.json: its block selection is broken"):
+            chosen.payload(manifest_path=tmp_path / "texts.json")
 
 
 def test_pairs_are_exact_to_their_codes(made: MapFiles, data: dict[str, Any]):

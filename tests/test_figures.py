@@ -7,11 +7,12 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.collections import EllipseCollection
+from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.image import imread
 
 from klmap import charts, figures, geometry, labels, lineage, style, tree
 from klmap.arrays import Floats
+from klmap.chosen import Chosen
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.scene import Scene
@@ -202,6 +203,78 @@ def test_ellipses_are_drawn_where_and_as_large_as_they_are(scene: Scene) -> None
     np.testing.assert_allclose(drawn.get_heights(), [2 * own.minor for own in order])
     np.testing.assert_allclose(drawn.get_angles(), [own.angle for own in order])
     assert any("4 bootstrap samples" in text.get_text() for text in figure.texts)
+
+
+ADDED = [1, 4]
+
+
+def chosen(scene: Scene, added: list[int]) -> Scene:
+    """The scene as that of a selection of 146 texts, some models scored on these alone."""
+    texts = scene.distances.n_texts
+    models = [
+        replace(model, texts=146 if row in added else texts)
+        for row, model in enumerate(scene.models)
+    ]
+    return replace(scene, models=models, chosen=Chosen("ls", 200, 146, texts))
+
+
+def rings(scene: Scene, name: str, panel: int = 0) -> list[list[float]]:
+    """Middle of each circle that has no face."""
+    found = figures.FIGURES[name](scene).axes[panel].collections
+    return [
+        place
+        for item in found
+        if isinstance(item, PathCollection) and not len(item.get_facecolor())  # type: ignore[arg-type]
+        for place in np.asarray(item.get_offsets()).tolist()
+    ]
+
+
+@pytest.mark.parametrize("name", ["map", "loglik", "ellipses", "paper"])
+def test_models_added_through_a_selection_have_a_ring_and_no_others(
+    scene: Scene, name: str
+) -> None:
+    assert rings(scene, name) == rings(chosen(scene, []), name) == []
+    assert rings(chosen(scene, ADDED), name) == scene.points[ADDED].tolist()
+    if name == "paper":
+        assert rings(chosen(scene, ADDED), name, 1) == scene.points[ADDED].tolist()
+
+
+@pytest.mark.parametrize("name", ["map", "loglik", "ellipses", "paper"])
+def test_a_map_of_a_selection_says_who_was_scored_on_how_many_texts(
+    scene: Scene, name: str
+) -> None:
+    figure = figures.FIGURES[name](chosen(scene, ADDED))
+    said = " ".join(text.get_text() for text in figure.texts)
+    texts = scene.distances.n_texts
+    assert f"Ringed: 2 models that were scored on 146 of the {texts} texts alone" in said
+    assert "LS selection" in said
+    if name != "paper":
+        assert f"{len(scene.models)} models, 2 placed by 146 of the {texts} texts" in said
+        legend = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert f"by 146 of {texts} texts  2" in legend
+    for text in figure.texts:
+        assert text.get_window_extent().x1 < figure.bbox.x1
+    nobody = chosen(scene, []).subject
+    assert f"{len(scene.models)} models, none placed by 146 of the {texts} texts alone" in nobody
+    plain = figures.FIGURES[name](scene)
+    assert not any("Ringed" in text.get_text() for text in plain.texts)
+
+
+def test_the_note_of_ellipses_says_whether_the_others_stay(scene: Scene) -> None:
+    assert scene.report is not None
+    drawn = chosen(scene, ADDED)
+    held = replace(drawn, report=replace(scene.report, reference="a" * 64, method="tsne"))
+    for one, stay in ((drawn, False), (held, True)):
+        said = " ".join(text.get_text() for text in figures.FIGURES["ellipses"](one).texts)
+        assert "hold the chance of that choice too" in said
+        assert ("among the others, which stay where they are" in said) == stay
+
+
+def test_domains_of_a_selection_count_the_chosen_texts(scene: Scene) -> None:
+    figure = figures.FIGURES["domains"](chosen(scene, ADDED))
+    said = " ".join(text.get_text() for text in figure.texts)
+    assert "by the chosen texts of one domain" in said
+    assert "Not shown: 106 texts" in said
 
 
 def test_the_frame_holds_all_ellipses(scene: Scene) -> None:

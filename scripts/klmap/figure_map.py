@@ -80,7 +80,7 @@ def draw_ellipses(scene: Scene) -> Figure:
         scene,
         "How sure each place is",
         "family",
-        f"95 % ellipses over {samples} of the texts",
+        f"95 % ellipses over {samples}" + (" of the texts" if scene.chosen is None else ""),
         ellipses=scene.ellipses,
     )
 

@@ -105,8 +105,10 @@ class Scene:
     def subject(self) -> str:
         """How many models on which texts."""
         if self.chosen is not None:
-            placed = f", {len(self.added):,} of them placed by" if self.added else ", by all or by"
             count = f"{len(self.models):,} model{'s' if len(self.models) != 1 else ''}"
-            return f"{count}{placed} {self.chosen.share} (“{self.texts}”, {self.chosen.words})"
+            placed = f"{len(self.added):,} placed by {self.chosen.share}"
+            if not self.added:
+                placed = f"none placed by {self.chosen.share} alone"
+            return f"{count}, {placed} (“{self.texts}”, {self.chosen.words})"
         found = style.subject(len(self.models), self.distances.n_texts, self.texts)
         return f"{found}, {self.distances.mean_bytes:,.0f} bytes each on average"
