@@ -41,7 +41,7 @@ WIDER = "distances to these have wider errors."
 """What a ring means for the numbers."""
 
 _CHOICE = "these ellipses hold the chance of that choice too"
-_AMONG = ", and say where among the others, which stay where they are."
+_AMONG = ", among others that stay."
 _SIDE = 2.55
 _TOP = 0.92
 _LINE = 0.14
@@ -92,7 +92,8 @@ def _map(
     note = [_ELLIPSES if ellipses else _note(method), *textwrap.wrap(scene.faithful, _CHARACTERS)]
     if scene.ringed:
         chance = _CHOICE + (_AMONG if scene.others_stay else ".")
-        note.insert(1, f"{scene.ringed}; {chance if ellipses else WIDER}")
+        said = f"{scene.ringed}; {chance if ellipses else WIDER}"
+        note[1:1] = textwrap.wrap(said, _CHARACTERS)
     figure = style.new_figure(
         11,
         8,
