@@ -23,13 +23,23 @@ from klmap.resample_errors import Number
 COLORS = {"uniform": "#6b7280", "ls": "#D55E00", "kl": "#0072B2"}
 """Of the methods: told apart without colour vision, and by their marks."""
 
+_WANTED = "#00795a"
 _MARKERS = {"uniform": "s", "ls": "o", "kl": "^"}
+_NOTE = (
+    "Distances by the texts chosen, against those by all. A text that is chosen twice is scored "
+    "once, so different texts count.\n"
+    "Dotted: the error of the text set itself, all of its texts drawn again with replacement; to "
+    "be far below it gains little.\n"
+    "Uniform, LS and KL with replacement, and the error of all distances, are those of Oyama et "
+    "al. 2025 (EMNLP Findings); the choice without replacement and the error\n"
+    "of pairs are klmap's own."
+)
 _DASHED = (0, (3.5, 1.8))
 _DOTTED = (0, (1, 1.6))
 _TICKS = (0.05, 0.1, 0.2, 0.4, 0.8)
-_TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 10, "weight": "bold"}
-_WIDTH, _HEIGHT = 11.0, 6.1
-_LEGEND = 2.35
+_TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 22, "weight": "bold"}
+_WIDTH, _HEIGHT = 11.0, 5.9
+_LEGEND = 2.1
 _LONGEST = 22
 
 
@@ -48,11 +58,11 @@ def draw(found: Resample, texts: str) -> Figure:
         texts: name of the text set.
     """
     figure = style.new_figure(
-        _WIDTH, _HEIGHT, "What fewer texts cost", _subject(found, texts), _note(found)
+        _WIDTH, _HEIGHT, "What fewer texts cost", _subject(found, texts), _NOTE
     )
     wide = (_WIDTH - _LEGEND - 0.8 - 0.85) / 2
-    left = style.add_axes(figure, 0.8, 1.75, _WIDTH - 0.8 - wide, 1.25)
-    right = style.add_axes(figure, 0.8 + wide + 0.75, 1.75, _LEGEND + 0.1, 1.25)
+    left = style.add_axes(figure, 0.8, 1.55, _WIDTH - 0.8 - wide, 1.4)
+    right = style.add_axes(figure, 0.8 + wide + 0.75, 1.55, _LEGEND + 0.1, 1.4)
     if not found.costs:
         for axes in (left, right):
             charts.nothing(axes, _nothing(found))
@@ -61,10 +71,11 @@ def draw(found: Resample, texts: str) -> Figure:
     right.set_title("Error that 95 % of the pairs stay below", **_TITLE)
     _panel(left, found, [own.mean.absolute for own in found.costs])
     _panel(right, found, [own.mean.q95 for own in found.costs])
-    left.set_ylabel("error of the squared distances, relative to their norm", size=8.5)
-    right.set_ylabel("error of the KL, relative", size=8.5)
+    left.set_ylabel("error of the squared distances", size=8.5)
+    right.set_ylabel("error of the KL", size=8.5)
     _wanted(right, found)
-    top = 1 - 1.25 / _HEIGHT
+    _below(left, _ratio(found))
+    top = 1 - 1.4 / _HEIGHT
     charts.titled(figure, _handles(found), "texts chosen", 1 - (_LEGEND - 0.2) / _WIDTH, top)
     return figure
 
@@ -74,22 +85,6 @@ def _subject(found: Resample, texts: str) -> str:
     if found.compared < found.of:
         count += f" of {found.of:,}, drawn at random"
     return f"{count} · {found.texts:,} texts of “{texts}” · means over {found.draws:,} draws"
-
-
-def _note(found: Resample) -> str:
-    itself = (
-        "Dotted: the error of the text set itself, all its texts drawn again with replacement; "
-        "less than this is hardly worth its price."
-    )
-    lines = [
-        "Distances by the texts chosen, against those by all. A text that is chosen twice is "
-        "scored once, so different texts count.",
-        itself,
-        "Uniform, LS and KL with replacement, and the error of all distances, are those of Oyama "
-        "et al. 2025 (EMNLP Findings); the choice without replacement and the error",
-        "of pairs are klmap's own." + _ratio(found),
-    ]
-    return "\n".join(lines)
 
 
 def _ratio(found: Resample) -> str:
@@ -103,8 +98,7 @@ def _ratio(found: Resample) -> str:
     near = min(known, key=lambda own: abs(math.log(own.texts / found.texts / 0.2)))
     share = 100 * near.texts / found.texts
     return (
-        f" With {share:.0f} % of the texts, the error by LS is that by uniform texts divided by "
-        f"{near.ratio:.2g}."
+        f"with {share:.0f} % of the texts, uniform ones have {near.ratio:.1f} times the error by LS"
     )
 
 
@@ -149,8 +143,8 @@ def _marks(axes: Axes, found: Resample, values: Sequence[float]) -> None:
             markeredgewidth=1.3, zorder=4,
         )  # fmt: skip
         axes.annotate(
-            style.literal(style.shorten(own.name, _LONGEST)), (x, value), xytext=(-8, -5),
-            textcoords="offset points", size=8, ha="right", va="top", zorder=5,
+            style.literal(style.shorten(own.name, _LONGEST)), (x, value), xytext=(7, 4),
+            textcoords="offset points", size=8, ha="left", va="bottom", zorder=5,
         )  # fmt: skip
 
 
@@ -173,17 +167,23 @@ def _wanted(axes: Axes, found: Resample) -> None:
     wanted = found.settings.error
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, wanted / 1.3), high)
-    axes.axhline(wanted, color="#009E73", linewidth=1.2, zorder=2)
-    best = _fewest(found.numbers, wanted)
-    words = f"wanted: {100 * wanted:g} %"
-    if best is not None:
-        how = f"{NAMES[best.kind.method]} {'with' if best.kind.replacement else 'without'}"
-        words += (
-            f" for {100 * found.settings.share:g} % of the pairs: {best.texts:,.0f} texts, {how}"
-        )
+    axes.axhline(wanted, color=_WANTED, linewidth=1.2, zorder=2)
     axes.annotate(
-        words, (0, wanted), xytext=(4, -3), xycoords=("axes fraction", "data"),
-        textcoords="offset points", size=7.5, color="#00795a", va="top", zorder=5,
+        f"wanted: {100 * wanted:g} %", (0, wanted), xytext=(4, -3),
+        xycoords=("axes fraction", "data"), textcoords="offset points", size=7.5,
+        color=_WANTED, va="top", zorder=5,
+    )  # fmt: skip
+    best = _fewest(found.numbers, wanted)
+    if best is not None:
+        share = f"{100 * wanted:g} % for {100 * best.share:g} % of the pairs"
+        _below(axes, f"{share}: {best.texts:,.0f} texts by {best.kind.label}")
+
+
+def _below(axes: Axes, words: str) -> None:
+    """A line below the title of a panel."""
+    axes.annotate(
+        words, (0, 1), xytext=(0, 8), xycoords="axes fraction", textcoords="offset points",
+        size=8, color=style.MUTED, va="bottom",
     )  # fmt: skip
 
 
@@ -193,19 +193,22 @@ def _fewest(numbers: Sequence[Number], wanted: float) -> Number | None:
 
 
 def _handles(found: Resample) -> list[Artist]:
-    """One entry for each kind that is drawn, and what else there is."""
-    drawn = {own.kind for own in found.costs if not own.name}
+    """The methods that are drawn, and what the lines mean."""
+    drawn = [own.kind.method for own in found.costs if own.kind is not None and not own.name]
     entries: list[Artist] = [
         Line2D(
-            [], [], color=COLORS[kind.method], marker=_MARKERS[kind.method], markersize=5,
-            linewidth=1.5, linestyle="-" if kind.replacement else _DASHED, label=kind.label,
+            [], [], color=COLORS[method], marker=_MARKERS[method], markersize=5, linewidth=1.5,
+            label=NAMES[method],
         )
-        for kind in KINDS
-        if kind in drawn
+        for method in COLORS
+        if method in drawn
     ]  # fmt: skip
-    entries.append(
-        Line2D([], [], color=style.INK, linewidth=1.2, linestyle=_DOTTED, label="all, drawn again")
-    )
+    solid = Line2D([], [], color=style.INK, linewidth=1.3, label="with replacement")
+    dashed = Line2D([], [], color=style.INK, linewidth=1.3, label="without replacement")
+    dashed.set_linestyle(_DASHED)
+    dotted = Line2D([], [], color=style.INK, linewidth=1.3, label="all, drawn again")
+    dotted.set_linestyle(_DOTTED)
+    entries += [solid, dashed, dotted]
     if any(own.name for own in found.costs):
         entries.append(
             Line2D(

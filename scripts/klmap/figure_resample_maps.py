@@ -28,8 +28,8 @@ MOST_NAMES = 12
 
 _WIDTH, _HEIGHT = 11.0, 8.9
 _LEGEND = 2.3
-_LEFT, _TOP, _FOOT = 0.3, 1.0, 0.78
-_GAP, _ABOVE = 0.16, 0.5
+_LEFT, _TOP, _FOOT = 0.3, 0.9, 0.92
+_GAP, _ABOVE, _AXIS = 0.16, 0.5, 0.4
 _TITLE: dict[str, Any] = {"size": 10, "weight": "bold", "va": "bottom", "color": style.INK}
 _FEW = 150
 _NO_PLACES = (
@@ -92,7 +92,7 @@ def draw_stability(found: Resample, models: Sequence[Model], plane: Floats, text
         figure_map.frame(axes, points, 1.3)
         _ellipses(axes, points, own.ellipses, coloring.colors)
         _points(axes, points, coloring, 0.55)
-        _titled(axes, _kind(own), f"radius {100 * own.radius.mean():.2g} % of the map's width")
+        _titled(axes, _kind(own), f"radius {100 * own.radius.mean():.1f} % of the map's width")
     left, top = 1 - (_LEGEND - 0.25) / _WIDTH, 1 - (_TOP + _ABOVE) / _HEIGHT
     charts.colored(figure, coloring, left, top, 2.5)
     return figure
@@ -115,11 +115,12 @@ def draw_places(found: Resample, models: Sequence[Model], plane: Floats, texts: 
         f"{count} {which} placed among {held:,} · {found.texts:,} texts of “{texts}”",
         "The new models were taken out: what a text counts follows from the others, which keep "
         "their places. A line leads from where all texts put a new model to where\n"
-        "the texts chosen put it. Ellipse: 95 % of its places over "
-        f"{found.settings.draws:,} samples of the texts chosen, as the map of a selection shows "
-        "it. Neighbours: of its nearest models by\n"
-        "all texts, how many are nearest by the texts chosen. That new models are placed on a "
-        "map that stays, and the ellipses, are klmap's own.",
+        "the texts chosen put it. Ellipse, as the map of a selection has it: 95 % of its places if "
+        "other texts had been chosen, and if all texts were others.\n"
+        f"Neighbours: of its {found.landings[0].neighbors if found.landings else 0} nearest models "
+        "by all texts, how many are among its nearest by the texts chosen, and the error of the KL "
+        "to them. That new models\nare placed on a map that stays, and the ellipses, are klmap's "
+        "own.",
     )  # fmt: skip
     panels = _panels(figure, 4)
     if not found.landings:
@@ -134,7 +135,7 @@ def draw_places(found: Resample, models: Sequence[Model], plane: Floats, texts: 
     for axes, kind in zip(panels, COMPARED, strict=False):
         own = [item for item in found.landings if item.kind == kind]
         style.plain(axes)
-        figure_map.frame(axes, np.vstack([plane[rows], ends]), 1.2)
+        figure_map.frame(axes, np.vstack([plane[rows], ends]), 1.3)
         _landed(axes, plane, rows, own, coloring)
         if kind == COMPARED[0] and len(own) <= MOST_NAMES:
             _names(axes, models, own)
@@ -143,6 +144,9 @@ def draw_places(found: Resample, models: Sequence[Model], plane: Floats, texts: 
             axes, f"{kind.label}, {own[0].texts:,} texts",
             f"{within} of {len(own)} by all texts within their ellipse",
         )  # fmt: skip
+    box = panels[3].get_position()
+    raised = _AXIS / _HEIGHT
+    panels[3].set_position((box.x0, box.y0 + raised, box.width, box.height - raised))
     _distances(panels[3], found.landings)
     left, top = 1 - (_LEGEND - 0.25) / _WIDTH, 1 - (_TOP + _ABOVE) / _HEIGHT
     handles = [
@@ -281,15 +285,16 @@ def _distances(axes: Axes, landings: Sequence[Landing]) -> None:
         axes.plot([middle] * 2, [row - 0.24, row + 0.24], color=style.INK, linewidth=1.4, zorder=3)
         errors = [item.error for item in own if not math.isnan(item.error)]
         kept = np.mean([item.kept / item.neighbors for item in own])
-        words = f"{kind.label}: median {middle:.2g} %, {100 * kept:.0f} % of the neighbours kept"
+        words = f"median {middle:.2g} %, {100 * kept:.0f} % of the neighbours kept"
         if errors:
-            words += f", KL within {100 * float(np.median(errors)):.2g} %"
-        axes.annotate(
-            words, (0, row - 0.3), xycoords=("axes fraction", "data"), xytext=(3, 0),
-            textcoords="offset points", size=8, va="bottom",
-        )  # fmt: skip
+            words += f", error of the KL {100 * float(np.median(errors)):.2g} %"
+        for text, above, ink in ((kind.label, 12, style.INK), (words, 1, style.MUTED)):
+            axes.annotate(
+                text, (0, row - 0.28), xycoords=("axes fraction", "data"), xytext=(0, above),
+                textcoords="offset points", size=8, va="bottom", color=ink,
+            )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_ylim(len(COMPARED) - 0.6, -0.75)
+    axes.set_ylim(len(COMPARED) - 0.65, -0.85)
     axes.set_yticks([])
     style.decade_axis(axes.xaxis)
     axes.tick_params(labelsize=7.5, length=2)

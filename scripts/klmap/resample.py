@@ -52,8 +52,8 @@ STABILITY_COLUMNS = (
 ELLIPSE_COLUMNS = ("model", "method", "replacement", "radius", "major", "minor", "angle")
 PLACE_COLUMNS = (
     "model", "created_at", "method", "replacement", "texts", "x", "y", "x_selection",
-    "y_selection", "distance", "major", "minor", "angle", "within", "kl_error", "kept",
-    "neighbors",
+    "y_selection", "distance", "replicates", "major", "minor", "angle", "within", "kl_error",
+    "kept", "neighbors",
 )  # fmt: skip
 
 
@@ -95,6 +95,7 @@ class Resample:
         rows: of the models behind ``stability``.
         landings: of new models, by kind.
         shown: rows of the models that were held while new ones were placed, and of the new ones.
+        replicates: samples of the texts behind the ellipses of new models.
         dated: whether the new models are the newest, or drawn at random.
     """
 
@@ -110,6 +111,7 @@ class Resample:
     rows: Rows
     landings: list[Landing]
     shown: Rows
+    replicates: int
     dated: bool
 
 
@@ -141,7 +143,7 @@ def measure(
         )
     seed, plane = settings.seed, layout.plane_of(places)
     with threadpool_limits(1):
-        rows = sampled(len(models), seed)
+        rows = sampled(len(models), seed, MOST_MODELS)
         some = _reference(matrix, rows)
         few = sampled(len(models), seed, MOST_FOR_NUMBERS)
         fewer = some if len(few) == len(rows) else _reference(matrix, few)
@@ -173,6 +175,7 @@ def measure(
             rows=rows,
             landings=_landings(matrix, shown, new, plane, report, settings),
             shown=shown,
+            replicates=resample_maps.replicates(len(new), settings.draws),
             dated=dated,
         )
 
@@ -206,7 +209,8 @@ def _landings(
             loglik[place] = matrix.loglik(begin, end)[shown[place] - begin]
     found = resample_maps.landings(
         loglik, np.searchsorted(shown, new), matrix.clip_quantile, matrix.mean_bytes,
-        matrix.domain, plane[shown], report, settings.draws, settings.seed,
+        matrix.domain, plane[shown], report, resample_maps.replicates(len(new), settings.draws),
+        settings.seed,
     )  # fmt: skip
     return [replace(own, row=int(shown[own.row])) for own in found]
 
@@ -278,7 +282,7 @@ def _place_rows(found: Resample, models: Sequence[Model]) -> Iterator[list[objec
         model = models[own.row]
         yield [
             model.model, model.created_at, *_kind(own.kind), own.texts, *map(float, own.by_all),
-            *map(float, own.by_some), own.distance, *map(float, own.ellipse),
+            *map(float, own.by_some), own.distance, found.replicates, *map(float, own.ellipse),
             str(own.within).lower(), _cell(own.error), own.kept, own.neighbors,
         ]  # fmt: skip
 

@@ -32,6 +32,10 @@ NEIGHBORS = 10
 
 MOST_NEW, FEWEST_NEW = 50, 3
 
+_FEWEST_REPLICATES = 20
+_PLACED = 1500
+"""Places, about, that all replicates of one kind of choice may take."""
+
 
 @dataclass(frozen=True)
 class Stability:
@@ -149,9 +153,14 @@ def newest(models: Sequence[Model], share: float, seed: int) -> tuple[Rows, bool
     return np.sort(drawn), False
 
 
+def replicates(new: int, draws: int) -> int:
+    """How many samples of the texts an ellipse is made of: as many as asked for, or time allows."""
+    return min(draws, max(_FEWEST_REPLICATES, _PLACED // max(new, 1)))
+
+
 def landings(
     loglik: Floats, new: Rows, quantile: float, mean_bytes: float, domain: Sequence[str],
-    plane: Floats, report: Report, replicates: int, seed: int,
+    plane: Floats, report: Report, count: int, seed: int,
 ) -> list[Landing]:  # fmt: skip
     """Take models out of the reference, and place them by some texts and by all.
 
@@ -166,7 +175,7 @@ def landings(
         domain: N labels of the texts.
         plane: (K, 2) places on the map.
         report: how the map was made.
-        replicates: samples of the texts behind an ellipse.
+        count: samples of the texts behind an ellipse, from :func:`replicates`.
         seed: of the choice of texts and of the ellipses.
 
     Returns:
@@ -185,7 +194,7 @@ def landings(
     site = _Site(held, new, plane, Settings("tsne", report.metric, report.perplexity))
     everything = geometry.features(q, mean_bytes)
     by_all = site.places(everything, site.scale(everything))
-    progress = Progress(len(COMPARED) * (replicates + 1), "placements of new models")
+    progress = Progress(len(COMPARED) * (count + 1), "placements of new models")
     result = []
     for kind in COMPARED:
         drawn = reference.drawn(kind, _fifth(reference, kind), seed, 0)
@@ -193,8 +202,8 @@ def landings(
         scale = site.scale(points)
         by_some = site.places(points, scale)
         progress.add(1)
-        clouds = np.empty((replicates, *by_some.shape))
-        for number in range(replicates):
+        clouds = np.empty((count, *by_some.shape))
+        for number in range(count):
             times = bootstrap.reweigh(drawn.design, seed, number)
             clouds[number] = site.places(points_on(q, drawn, times, mean_bytes), scale)
             progress.add(1)
