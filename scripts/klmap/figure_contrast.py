@@ -208,11 +208,11 @@ def _note(shown: Sequence[Contrast], design: Design | None) -> str:
     ]
     if design is not None:
         lines = [
-            "The parts of a panel add up to its KL, all estimates by chosen texts; error bars are "
-            "standard errors over texts and their choice. Numbers beside the names are",
-            f"numbers of chosen texts. Dashed: the part if each of all {design.texts:,} texts "
-            "carried equally. Of models that were scored on all of them, the contrast of the "
-            "reference is exact.",
+            "The parts of a panel add up to its KL; all are estimates by chosen texts, whose "
+            "numbers stand beside the names. Error bars are standard errors over texts and their "
+            "choice.",
+            f"Dashed: the part if each of all {design.texts:,} texts carried equally. Between "
+            "models that were scored on all of them, the contrast of the reference is exact.",
         ]
     if any(item.between is not None for item in shown):
         lines.append(

@@ -57,7 +57,7 @@ def draw(found: Leakage, models: Sequence[Model], texts: str) -> Figure:
     table = _table_of(found, names)
     estimated = ""
     if found.reference is not None:
-        estimated = " The chosen texts stand for all; what is said of all is an estimate by them."
+        estimated = "\nThe chosen texts stand for all; what is said of all is an estimate by them."
     width = max(table.right + 0.35, _LEAST_WIDTH)
     figure = style.new_figure(
         width,
