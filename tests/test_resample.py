@@ -440,12 +440,13 @@ def test_equal_models_are_said_to_be_alike(tmp_path: Path) -> None:
     assert "All models are alike" in words_of(figure_resample.draw(found, "pile"))
 
 
-def test_a_map_of_principal_components_has_no_place_of_a_model_alone(tmp_path: Path) -> None:
-    found, models, places = measured(tmp_path, loglik(12, 60, 0.5), method="pca")
-    assert found.stability
-    assert not found.landings
-    figure = figure_resample_maps.draw_places(found, models, layout.plane_of(places), "pile")
-    assert "principal components" in words_of(figure)
+@pytest.mark.parametrize("method", ["pca", "umap"])
+def test_t_sne_alone_has_places_of_new_models(method: str) -> None:
+    values = loglik(12, 60, 0.5)
+    plane = np.random.default_rng(0).normal(size=(12, 2))
+    given = (values, np.array([3, 8]), 0.02, BYTES, ["x"] * 60, plane)
+    assert not resample_maps.landings(*given, report_of(method), 2, 0)
+    assert resample_maps.landings(*given, report_of(), 2, 0)
 
 
 def test_the_figures_say_what_was_found(tmp_path: Path) -> None:

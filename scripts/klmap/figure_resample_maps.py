@@ -33,8 +33,8 @@ _GAP, _ABOVE, _AXIS = 0.16, 0.5, 0.4
 _TITLE: dict[str, Any] = {"size": 10, "weight": "bold", "va": "bottom", "color": style.INK}
 _FEW = 150
 _NO_PLACES = (
-    "No model can be taken out and placed anew:\nthere are too few models, or their map is one of "
-    "principal components."
+    "No model can be taken out and placed anew:\nthere are too few models, or their map is not "
+    "made by t-SNE."
 )
 
 

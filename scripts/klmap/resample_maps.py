@@ -18,7 +18,7 @@ from klmap import alignment, bootstrap, fixed, geometry, layout
 from klmap.arrays import Floats, Rows
 from klmap.bootstrap import COVERAGE
 from klmap.collect import Model
-from klmap.embedding import FEWEST, Settings
+from klmap.embedding import FEWEST, Settings, family
 from klmap.layout import Report
 from klmap.log import Progress
 from klmap.resample_draws import FIFTH, Kind, Reference, points_on
@@ -180,10 +180,10 @@ def landings(
 
     Returns:
         One item for each kind of ``COMPARED`` and each new model; nothing where there are none, or
-        where the map is of principal components, which has no place of a model alone.
+        where the map is not made by t-SNE: no other method places a model alone.
     """
     held = np.setdiff1d(np.arange(len(loglik)), new)
-    if not len(new) or len(held) < FEWEST or report.method == "pca":
+    if not len(new) or len(held) < FEWEST or family(report.method) != "tsne":
         return []
     threshold = geometry.clip_threshold(loglik[held], quantile)
     q = geometry.double_centre(loglik, threshold)
