@@ -217,9 +217,8 @@ def correlate(
 ) -> Correlations:
     """Correlations of mean log-likelihoods and axes with every benchmark task.
 
-    The mean log-likelihood over all texts is before clipping
-    (:func:`klmap.code_lengths.mean_loglik`); those of the domains are clipped
-    (:func:`klmap.code_lengths.by_domain`).
+    The mean log-likelihood over all texts is that of models.tsv, before clipping; those of the
+    domains are clipped (:func:`klmap.code_lengths.by_domain`).
 
     Args:
         matrix: the K models and N texts.
@@ -233,7 +232,7 @@ def correlate(
     domains = code_lengths.told_apart(matrix.domain)
     values = np.column_stack(
         [
-            code_lengths.mean_loglik(matrix, models),
+            np.array([model.mean_loglik for model in models]),
             -code_lengths.by_domain(matrix, domains),
             axes.points,
         ]

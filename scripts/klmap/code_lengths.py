@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from klmap.arrays import Floats
 from klmap.blocks import ranges
-from klmap.collect import Model
 from klmap.split import Domains, Rows, domains_of
 
 LEAST_TEXTS = 20
@@ -61,30 +60,6 @@ def by_domain(matrix: Texts, domains: Domains) -> Floats:
         rows = np.asarray(matrix.loglik(begin, end), np.float64)
         result[begin:end] = -np.maximum(rows, matrix.clip_threshold) @ member
     return result / (sizes(matrix, domains) * math.log(2))
-
-
-def mean_loglik(matrix: Texts, models: Sequence[Model]) -> Floats:
-    """Mean log-likelihood of every model over all texts, before clipping.
-
-    That of models.tsv; of a selection it is estimated for all models alike by the chosen texts,
-    because models that were scored on all texts would stand apart from the others by what these
-    texts happen to cost.
-
-    Args:
-        matrix: the models and texts, K and N.
-        models: rows of models.tsv, in the order of the matrix.
-
-    Returns:
-        (K,) float64, nats per text, B times the nats per byte of a selection's texts.
-    """
-    if matrix.design is None:
-        return np.array([model.mean_loglik for model in models])
-    times = matrix.design.times
-    result = np.zeros(len(matrix.model))
-    for begin, end in ranges(len(matrix.model), np.dtype(np.float64).itemsize * len(times)):
-        result[begin:end] = np.einsum("ks,s->k", matrix.loglik(begin, end), times)
-    total_bytes = float((np.asarray(matrix.n_bytes) * times).sum())
-    return np.asarray(result * (matrix.mean_bytes / total_bytes), np.float64)
 
 
 def sizes(matrix: Texts, domains: Domains) -> Floats:

@@ -31,7 +31,6 @@ from klmap.code_lengths import LEAST_TEXTS
 from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import write_tsv
-from klmap.geometry import nats_per_unit
 from klmap.log import logger
 from klmap.robust import Fit
 
@@ -79,8 +78,7 @@ class Leakage:
         rows: (n,) rows of the models in models.tsv, ascending.
         score: what the benchmark mean is the mean of, in words.
         benchmark: (n,) benchmark mean.
-        mean_loglik: (n,) of all texts, nats per text (:func:`klmap.code_lengths.mean_loglik`).
-        bits: (n,) the same as code length, bits per byte.
+        bits: (n,) code length of all texts, bits per byte, from models.tsv.
         line: code length on benchmark mean; its design is ones and the benchmark mean.
         overall: over all texts.
         names: of the D domains that are told apart, the largest first.
@@ -92,7 +90,6 @@ class Leakage:
     rows: npt.NDArray[np.intp]
     score: str
     benchmark: Floats
-    mean_loglik: Floats
     bits: Floats
     line: Fit
     overall: Residuals
@@ -170,10 +167,7 @@ def find(
         InputError: fewer than 20 models have scores, or a task is unknown.
     """
     mean, words = benchmark_mean(benchmarks, tasks)
-    level = code_lengths.mean_loglik(matrix, models)
     bits = np.array([model.bits_per_byte for model in models])
-    if matrix.design is not None:
-        bits = -level / nats_per_unit(matrix.mean_bytes)
     rows = np.flatnonzero(np.isfinite(mean) & np.isfinite(bits))
     if len(rows) < FEWEST:
         raise InputError(
@@ -188,8 +182,8 @@ def find(
     names, texts, fits = _by_domain(matrix, rows, design)
     reference = None if matrix.design is None else matrix.design.texts
     found = Leakage(
-        rows, words, benchmark, level[rows], bits, line, overall, names, texts,
-        tuple(_residuals(fits)), reference,
+        rows, words, benchmark, bits, line, overall, names, texts, tuple(_residuals(fits)),
+        reference,
     )  # fmt: skip
     _tell(found, models)
     return found
@@ -270,7 +264,7 @@ def write(folder: Path, found: Leakage, models: Sequence[Model]) -> None:
                 models[found.rows[place]].model,
                 models[found.rows[place]].family,
                 float(found.benchmark[place]),
-                float(found.mean_loglik[place]),
+                models[found.rows[place]].mean_loglik,
                 float(found.bits[place]),
                 float(found.line.expected[place]),
                 *_cells(overall, place),
