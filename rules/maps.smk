@@ -127,6 +127,7 @@ rule figures:
         layout=f"{RESULTS}/{{texts}}/layout.tsv",
         report=f"{RESULTS}/{{texts}}/layout.json",
         kl=f"{RESULTS}/{{texts}}/kl.h5",
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
         tree=f"{RESULTS}/{{texts}}/tree.nwk" if ALL_PAIRS else [],
         ellipses=f"{RESULTS}/{{texts}}/ellipses.tsv" if HAS_ELLIPSES else [],
         domains=f"{RESULTS}/{{texts}}/domains.tsv" if HAS_DOMAINS else [],
@@ -158,7 +159,7 @@ rule figures:
     shell:
         f"{SCRIPTS}/figures.py --models {{input.models}} --layout {{input.layout}} "
         "--layout-report {input.report} --kl {input.kl} --tree {input.tree} "
-        "--ellipses {input.ellipses} --domains {input.domains} "
+        "--ellipses {input.ellipses} --domains {input.domains} --manifest {input.manifest} "
         "--bootstrap {params.bootstrap} --color-by {params.color_by} "
         f"--figures {RESULTS}/{{wildcards.texts}}/figures {{params.names}} > {{log}} 2>&1"
 

@@ -23,11 +23,7 @@ def main() -> None:
     clip.add_argument(
         "--clip-threshold", type=float, help="nats; reuse the threshold of an existing map"
     )
-    clip.add_argument(
-        "--clip-from",
-        type=Path,
-        help="report.json of a release, or matrix.h5 of a reference, for its threshold",
-    )
+    clip.add_argument("--clip-from", type=Path, help="report.json or matrix.h5 that has it")
     parser.add_argument("--selection", type=Path, nargs="?", help="selection.h5 of the texts")
     parser.add_argument(
         "--allow",

@@ -26,8 +26,10 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, required=True, help="selection.h5 to write")
     arguments = parser.parse_args()
     try:
-        recipe = SelectionTexts.model_validate(json.loads(arguments.recipe))
-    except (ValidationError, json.JSONDecodeError) as error:
+        # The workflow says what the reference is made of; here it is a folder.
+        keys = {**json.loads(arguments.recipe), "of": arguments.reference_manifest.parent.name}
+        recipe = SelectionTexts.model_validate(keys)
+    except (ValidationError, TypeError, json.JSONDecodeError) as error:
         raise InputError(f"--recipe: not a selection of config.yaml: {error}") from None
     reference = selection.Reference(
         arguments.reference_matrix, arguments.reference_texts, arguments.reference_manifest

@@ -51,6 +51,7 @@ COVERAGE = 0.95
 """Share of the places of a model that its ellipse holds, if they are normally distributed."""
 
 _ROUNDING = 1e-12
+_NEAREST = 5
 
 
 def draw(n_texts: int, seed: int, replicate: int) -> Counts:
@@ -234,7 +235,9 @@ def ellipses(
     t-SNE), these keep their ellipses too. In each replicate the others alone are placed among
     them, as they were on the map. Their covariance is taken about the place on the map, not about
     the mean of the replicates: where half of them land in another group the ellipse reaches it, and
-    it always says something of the place that is shown.
+    it always says something of the place that is shown. To that is added how far other texts would
+    move the models among which it stands: the mean covariance of its nearest ones' own ellipses, by
+    the law of total variance. So an added model is never surer than its surroundings (klmap's own).
 
     Args:
         matrix: the models and texts.
@@ -293,12 +296,17 @@ def _among(
     settings = Settings(report.method, report.metric, report.perplexity)
     new, targets = ~held, start[held]
     spread = np.zeros((len(start), 2, 2))
+    theirs = np.stack(
+        [_covariance(known[places[row].model]) for row in map(int, np.flatnonzero(held))]
+    )
     progress = Progress(count, "bootstrap layouts")
     # One thread, because sums split over threads depend on their number.
     with threadpool_limits(1):
         design, threshold = matrix.design, matrix.clip_threshold
         points = layout.points_of(matrix.loglik, threshold, matrix.mean_bytes, design)
         scale = fixed.scale_of(points[held], targets, settings)
+        order = np.argsort(_squares(points[new], points[held]), axis=1, kind="stable")
+        spread[new] = theirs[order[:, :_NEAREST]].mean(axis=1)
         q = geometry.double_centre(matrix.loglik, threshold)
         for replicate in range(count):
             points = sample_points(q, *_times(matrix, seed, replicate))
@@ -335,6 +343,14 @@ def _axes(covariance: Floats) -> tuple[float, float, float]:
     minor, major = np.sqrt(-2 * math.log(1 - COVERAGE) * np.maximum(values, 0))
     along = vectors[:, 1] * (1 if vectors[0, 1] >= 0 else -1)
     return float(major), float(minor), math.degrees(math.atan2(along[1], along[0]))
+
+
+def _covariance(ellipse: Ellipse) -> Floats:
+    """The (2, 2) covariance that an ellipse was made from."""
+    angle = math.radians(ellipse.angle)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    squares = np.square([ellipse.major, ellipse.minor]) / (-2 * math.log(1 - COVERAGE))
+    return np.asarray(turn @ np.diag(squares) @ turn.T, np.float64)
 
 
 def write_ellipses(path: Path, rows: Sequence[Ellipse]) -> None:

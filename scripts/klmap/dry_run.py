@@ -159,6 +159,7 @@ def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequen
     """One text set, as planned and as it lies on the disk."""
     config = asked.config
     entries = config.scored_on[texts]
+    reference = asked.references.get(texts)
     wanted = {job.wildcards.release for job in jobs if job.rule.name == "published"}
     here = {name: each for name, each in config.published.items() if each.texts == texts}
     importing = {name: each.models for name, each in here.items() if name in wanted}
@@ -177,6 +178,9 @@ def _look(snakemake: Snakemake, asked: Plan, code: str, texts: str, jobs: Sequen
         snakemake.settings_of,
         imported,
         importing,
+        None
+        if reference is None
+        else (config.selections[texts].of, asked.models_of_reference(texts)),
     )
 
 

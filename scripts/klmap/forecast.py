@@ -64,6 +64,8 @@ class Outlook:
         running: models that another run is scoring, with what their jobs say about themselves.
         unfinished: models whose job was killed and goes on where it was.
         failed: models that failed for good before, by the reason.
+        reference: the text set that this one is a selection of, with the number of its models,
+            which are on the map without a score of their own; None where nothing is known of it.
         without: models among the scored ones that have no numbers, because they failed.
         imported: releases that are there, with the number of their models.
         importing: releases that would be imported, with the number of their models where
@@ -82,13 +84,15 @@ class Outlook:
     without: list[str] = field(default_factory=list)
     imported: Mapping[str, int] = field(default_factory=dict)
     importing: Mapping[str, int | None] = field(default_factory=dict)
+    reference: tuple[str, int] | None = None
 
     @property
     def models(self) -> int:
         """Number of models, as far as it is known."""
         own = len(self.scored) + len(self.unasked) + len(self.planned.scores)
         announced = sum(count or 0 for count in self.importing.values())
-        return own + sum(self.imported.values()) + announced
+        known = 0 if self.reference is None else self.reference[1]
+        return own + sum(self.imported.values()) + announced + known
 
 
 def look(
@@ -101,6 +105,7 @@ def look(
     earlier: Callable[[Path], Mapping[str, Any] | None],
     imported: Mapping[str, int],
     importing: Mapping[str, int | None],
+    reference: tuple[str, int] | None = None,
 ) -> Outlook:
     """Sort the models of a text set by what a run would do about them.
 
@@ -114,8 +119,9 @@ def look(
         earlier: settings of a score that is there; None where they are not known.
         imported: releases that are there, with the number of their models.
         importing: releases that would be imported, with that number where it is known.
+        reference: the text set that this one is a selection of, with the number of its models.
     """
-    outlook = Outlook(texts, planned, imported=imported, importing=importing)
+    outlook = Outlook(texts, planned, imported=imported, importing=importing, reference=reference)
     there = _listing(folder / "scores")
     older = _older(there)
     reader = _Reader(earlier)
@@ -261,6 +267,9 @@ def _paragraph(outlook: Outlook, width: int) -> list[str]:
     plural = "model" if outlook.models == 1 else "models"
     size = f", {outlook.models:,} {plural}" if outlook.models else ""
     lines = [f"Texts {outlook.texts}{size}:"]
+    if outlook.reference is not None:
+        name, known = outlook.reference
+        lines += _entry("of the reference", known, [f"{name}, by all of its texts"], width)
     for release, known in outlook.imported.items():
         lines += _entry("imported", known, [release], width)
     for release, count in outlook.importing.items():

@@ -179,10 +179,14 @@ class Plan:
         """The most models on one map: those of a release are known when its files are read."""
         released = [each for each in self.config.published.values() if each.texts == texts]
         own = len(self.config.scored_on[texts]) + sum(each.count for each in released)
+        return own + self.models_of_reference(texts)
+
+    def models_of_reference(self, texts: str) -> int:
+        """The most models of the text set that another one is a selection of; 0 for others."""
         reference = self.references.get(texts)
         if reference is None:
-            return own
-        return own + (self.models_on(reference.name) if reference.name else reference.models)
+            return 0
+        return self.models_on(reference.name) if reference.name else reference.models
 
     def sizes(self, texts: str) -> tuple[int | None, int]:
         """How many texts a set has at the most, None if nobody knows, and how long they can be.
