@@ -191,12 +191,13 @@ rule explorer:
         runtime=map_minutes,
     params:
         code=CODE,
+        reference=on_texts(Plan.reference_title),
     shell:
         f"{SCRIPTS}/explorer.py --models {{input.models}} --layout {{input.layout}} "
         "--layout-report {input.report} --neighbors-table {input.neighbors} --kl {input.kl} "
         "--matrix {input.matrix} --manifest {input.manifest} --ellipses {input.ellipses} "
         "--benchmarks {input.benchmarks} --predictions {input.predictions} "
-        "--conventions {input.conventions} --page {output} > {log} 2>&1"
+        "--conventions {input.conventions} --reference {params.reference} --page {output} > {log} 2>&1"
 
 
 rule map:

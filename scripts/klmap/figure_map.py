@@ -41,7 +41,7 @@ WIDER = "distances to these have wider errors."
 """What a ring means for the numbers."""
 
 _CHOICE = "these ellipses hold the chance of that choice too"
-_AMONG = ", among others that stay."
+_AMONG = ", on top of what the models around them have."
 _SIDE = 2.55
 _TOP = 0.92
 _LINE = 0.14

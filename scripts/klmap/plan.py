@@ -175,6 +175,11 @@ class Plan:
         reference = self.references.get(texts)
         return "" if reference is None else reference.name
 
+    def reference_title(self, texts: str) -> str:
+        """What people call the text set that another one is a selection of; empty for others."""
+        reference = self.references.get(texts)
+        return "" if reference is None else Path(reference.folder).name
+
     def models_on(self, texts: str) -> int:
         """The most models on one map: those of a release are known when its files are read."""
         released = [each for each in self.config.published.values() if each.texts == texts]

@@ -98,7 +98,7 @@ const SWITCHES = [
   ["ellipses", "95 % ellipses", () => Boolean(payload.ellipses),
     `Where 95 of 100 samples of texts of the same kind would put the model.${
       added.size ? ` Those of ringed models hold the choice of their texts too${
-        payload.layout.reference && payload.layout.method.endsWith("tsne") ? ", among models that stay" : ""}.` : ""}`],
+        payload.layout.reference && payload.layout.method.endsWith("tsne") ? ", on top of what the models around them have" : ""}.` : ""}`],
   ["names", "Names", () => true, "Names of categories from afar, of models when near."],
 ];
 
