@@ -57,9 +57,8 @@ def draw(found: Resample, texts: str) -> Figure:
         found: what was measured.
         texts: name of the text set.
     """
-    figure = style.new_figure(
-        _WIDTH, _HEIGHT, "What fewer texts cost", _subject(found, texts), _NOTE
-    )
+    subject = f"{found.subject(texts)} · means over {found.draws:,} draws"
+    figure = style.new_figure(_WIDTH, _HEIGHT, "What fewer texts cost", subject, _NOTE)
     wide = (_WIDTH - _LEGEND - 0.8 - 0.85) / 2
     left = style.add_axes(figure, 0.8, 1.55, _WIDTH - 0.8 - wide, 1.4)
     right = style.add_axes(figure, 0.8 + wide + 0.75, 1.55, _LEGEND + 0.1, 1.4)
@@ -78,13 +77,6 @@ def draw(found: Resample, texts: str) -> Figure:
     top = 1 - 1.4 / _HEIGHT
     charts.titled(figure, _handles(found), "texts chosen", 1 - (_LEGEND - 0.2) / _WIDTH, top)
     return figure
-
-
-def _subject(found: Resample, texts: str) -> str:
-    count = f"{found.compared:,} model{'s' if found.compared != 1 else ''}"
-    if found.compared < found.of:
-        count += f" of {found.of:,}, drawn at random"
-    return f"{count} · {found.texts:,} texts of “{texts}” · means over {found.draws:,} draws"
 
 
 def _ratio(found: Resample) -> str:

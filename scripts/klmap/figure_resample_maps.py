@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,10 @@ def draw_stability(found: Resample, models: Sequence[Model], plane: Floats, text
         plane: (K, 2) places on the map, in their order.
         texts: name of the text set.
     """
-    shown = [models[row] for row in found.rows]
     count = found.settings.maps
     figure = style.new_figure(
         _WIDTH, _HEIGHT, "How much a map of fewer texts moves",
-        f"{style.subject(len(shown), found.texts, texts)} · 95 % ellipses over {count:,} maps of "
+        f"{found.subject(texts)} · 95 % ellipses over {count:,} maps of "
         "each kind, on the map of all texts",
         "Each map is continued from that of all texts with the distances by the texts chosen, and "
         "turned onto it. Radius: mean distance of a model's places from\n"
@@ -85,7 +85,12 @@ def draw_stability(found: Resample, models: Sequence[Model], plane: Floats, text
             axes.set_axis_off()
         charts.message(panels[0], _too_few(found))
         return figure
-    coloring = style.coloring(shown, "family")
+    every = style.coloring(models, "family")
+    coloring = replace(
+        every,
+        colors=every.colors[found.rows],
+        categories=[every.categories[row] for row in found.rows],
+    )
     points = plane[found.rows]
     for axes, own in zip(panels, found.stability, strict=True):
         style.plain(axes)
@@ -142,7 +147,7 @@ def draw_places(found: Resample, models: Sequence[Model], plane: Floats, texts: 
         within = sum(item.within for item in own)
         _titled(
             axes, f"{kind.label}, {own[0].texts:,} texts",
-            f"{within} of {len(own)} by all texts within their ellipse",
+            f"all texts put {within} of {len(own)} within their ellipse",
         )  # fmt: skip
     box = panels[3].get_position()
     raised = _AXIS / _HEIGHT

@@ -114,6 +114,13 @@ class Resample:
     replicates: int
     dated: bool
 
+    def subject(self, name: str) -> str:
+        """Of how many models and texts, as subtitles say it; ``name`` is that of the text set."""
+        count = f"{self.compared:,} model{'s' if self.compared != 1 else ''}"
+        if self.compared < self.of:
+            count += f" of {self.of:,}, drawn at random"
+        return f"{count} · {self.texts:,} texts of “{name}”"
+
 
 def measure(
     matrix: MatrixFile,
