@@ -260,6 +260,12 @@ def _release_problem(
     if release.texts not in config.texts:
         known = ", ".join(config.texts)
         return ("texts",), f"no text set {release.texts!r}; configured: {known}"
+    if release.texts in config.selections:
+        return ("texts",), (
+            f"{release.texts!r} is a selection, and a release is one of all texts; it stands on "
+            f"this map too with that of the reference: texts: "
+            f"{config.selections[release.texts].of}"
+        )
     return _convention_problem(config, release)
 
 
