@@ -3,7 +3,7 @@
 Every model is scored on one fixed set of texts; the vector of its log-likelihoods is its place on
 the map, and squared distances between places are KL divergences in bits per byte.
 
-    config.yaml --> texts, published -----+            +--> predict, leakage, axes, contrast, robustness
+    config.yaml --> texts, published -----+            +--> analyses
                 +-> resolve --> fetch --> score --> matrix --> kl --> layout, tree --> figures, map.html
 
 <source> is a model and its revision, <model> a source with its variant or the entry's name, <fp>

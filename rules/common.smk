@@ -385,7 +385,7 @@ def all_scores(wildcards: object) -> list[str]:
     return [
         wanted_score(texts, model)
         for texts, scored in CONFIG.scored_on.items()
-        for model in scored
+        for model in sorted(scored)
     ]
 
 
@@ -394,7 +394,7 @@ def all_scores(wildcards: object) -> list[str]:
 
 def scores_of(wildcards: object) -> list[str]:
     """Scores of the models that are scored on one text set."""
-    scored = CONFIG.scored_on[wildcards.texts]
+    scored = sorted(CONFIG.scored_on[wildcards.texts])
     return [wanted_score(wildcards.texts, model) for model in scored]
 
 

@@ -29,8 +29,8 @@ rule layout:
         how=arguments.layout(CONFIG),
     shell:
         f"{SCRIPTS}/layout.py --matrix {{input.matrix}} --kl {{input.kl}} "
-        "--models {input.models} {params.how} --reference-layout {input.reference_layout} "
-        "--reference-report {input.reference_report} "
+        "--models {input.models} {params.how} --reference-layout {input.reference_layout:q} "
+        "--reference-report {input.reference_report:q} "
         "--layout {output.layout} --report {output.report} > {log} 2>&1"
 
 
@@ -89,7 +89,7 @@ rule ellipses:
         f"{SCRIPTS}/ellipses.py --matrix {{input.matrix}} --models {{input.models}} "
         "--layout {input.layout} --layout-report {input.report} "
         "--bootstrap {params.bootstrap} --seed {params.seed} --dense-limit {params.dense_limit} "
-        "--reference-ellipses {input.reference} --ellipses {output} > {log} 2>&1"
+        "--reference-ellipses {input.reference:q} --ellipses {output} > {log} 2>&1"
 
 
 rule domains:
@@ -197,7 +197,7 @@ rule explorer:
         "--layout-report {input.report} --neighbors-table {input.neighbors} --kl {input.kl} "
         "--matrix {input.matrix} --manifest {input.manifest} --ellipses {input.ellipses} "
         "--benchmarks {input.benchmarks} --predictions {input.predictions} "
-        "--conventions {input.conventions} --reference {params.reference} --page {output} > {log} 2>&1"
+        "--conventions {input.conventions} --reference {params.reference:q} --page {output} > {log} 2>&1"
 
 
 rule map:

@@ -100,7 +100,7 @@ rule kl:
         dense_limit=CONFIG.map.dense_limit,
     shell:
         f"{SCRIPTS}/kl.py --matrix {{input.matrix}} --models {{input.models}} "
-        "--reference-kl {input.reference} "
+        "--reference-kl {input.reference:q} "
         "--neighbors {params.neighbors} --dense-limit {params.dense_limit} --kl {output.kl} "
         "--neighbors-table {output.neighbors} > {log} 2>&1"
 

@@ -50,7 +50,7 @@ rule selection:
         recipe=text_recipe,
     shell:
         f"{SCRIPTS}/selection.py --recipe {{params.recipe:q}} "
-        "--reference-matrix {input.matrix} --reference-texts {input.texts} "
-        "--reference-manifest {input.manifest} --path {input.drawn} "
+        "--reference-matrix {input.matrix:q} --reference-texts {input.texts:q} "
+        "--reference-manifest {input.manifest:q} --path {input.drawn:q} "
         "--selection {output.selection} --texts {output.texts} --manifest {output.manifest} "
         "> {log} 2>&1"

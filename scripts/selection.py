@@ -26,10 +26,12 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, required=True, help="selection.h5 to write")
     arguments = parser.parse_args()
     try:
-        # The workflow says what the reference is made of; here it is a folder.
-        keys = {**json.loads(arguments.recipe), "of": arguments.reference_manifest.parent.name}
+        keys = json.loads(arguments.recipe)
+        if isinstance(keys.get("of"), dict):
+            # The workflow says what the reference is made of; here it is a folder.
+            keys["of"] = arguments.reference_manifest.parent.name
         recipe = SelectionTexts.model_validate(keys)
-    except (ValidationError, TypeError, json.JSONDecodeError) as error:
+    except (ValidationError, AttributeError, json.JSONDecodeError) as error:
         raise InputError(f"--recipe: not a selection of config.yaml: {error}") from None
     reference = selection.Reference(
         arguments.reference_matrix, arguments.reference_texts, arguments.reference_manifest

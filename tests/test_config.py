@@ -94,7 +94,11 @@ def test_every_key_is_documented_in_the_schema():
         ("n: 600", "n: 1", "texts.demo.n: 1: input should be greater than or equal to 2 (line 3)"),
         ("seed: 42}\n  pile", "sed: 42}\n  pile", "texts.demo.sed: unknown key; known keys: n, "),
         ("source: hub", "source: hubb", "texts.pile.source: 'hubb' is not one of environment, "),
-        ("source: hub, ", "", "texts.pile.source: missing; say source: environment, file, url or"),
+        (
+            "source: hub, ",
+            "",
+            "texts.pile.source: missing; say source: environment, file, url, hub or",
+        ),
         ("path: my-texts.jsonl, ", "", "texts.mine.path: missing; this key is required (line 5)"),
         ("  demo:", "  models:", "texts.models: this name is reserved"),
         ("  demo:", "  de mo:", "texts.de mo: not a name for a text set"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -20,18 +21,22 @@ from klmap import (
     configfile,
     contrast,
     conventions,
+    geometry,
     index,
     layout,
     leakage,
     neighbors,
     prediction_files,
+    resample,
     robustness,
     store,
     store_score,
+    store_selection,
     texts,
 )
 from klmap.benchmarks import Benchmarks
 from klmap.config_analyses import NAMES
+from tests import mapfiles
 from tests.mapfiles import Folder, zoo
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -57,7 +62,15 @@ TABLES = {
     "robustness/domains.tsv": robustness.DOMAIN_COLUMNS,
     "robustness/numbers.tsv": robustness.NUMBER_COLUMNS,
     "robustness/sets.tsv": robustness.SET_COLUMNS,
+    "resample/errors.tsv": resample.ERROR_COLUMNS,
+    "resample/numbers.tsv": resample.NUMBER_COLUMNS,
+    "resample/stability.tsv": resample.STABILITY_COLUMNS,
+    "resample/ellipses.tsv": resample.ELLIPSE_COLUMNS,
+    "resample/places.tsv": resample.PLACE_COLUMNS,
 }
+
+
+SELECTION = DOCUMENT.with_name("selection.md")
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +167,59 @@ def test_columns_of_the_axes_are_those_that_are_written(folder: Folder, tmp_path
     for table, columns in AXES.items():
         header = (tmp_path / Path(table).name).read_text().splitlines()[0]
         assert tuple(header.split("	")) == columns
+
+
+def small_selection(path: Path) -> store_selection.Selection:
+    rng = np.random.default_rng(0)
+    design, index = mapfiles.drawn(rng.random(40) + 0.1, 30, rng)
+    count = design.balance.round().astype(np.int32)
+    made = store_selection.Selection(
+        index=index.astype(np.int32),
+        weight=design.weight,
+        variance=design.variance,
+        balance=design.balance,
+        probability=np.full(len(index), 0.025),
+        count=count,
+        expected=np.full(len(index), -700.0),
+        expected_mean=-700.0,
+        method="ls",
+        replacement=True,
+        n=30,
+        seed=0,
+        texts=40,
+        mean_bytes=990.0,
+        texts_sha256="a" * 64,
+        reference="b" * 12,
+        models=5,
+        clip_threshold=-1e9,
+    )
+    store_selection.write_selection(path, made)
+    return made
+
+
+def test_selections_are_described_and_read_by_code_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small_selection(tmp_path / "selection.h5")
+    assert datasets(tmp_path / "selection.h5") == described("klmap-selection")
+    text = DOCUMENT.read_text()
+    with h5py.File(tmp_path / "selection.h5") as file:
+        assert [name for name in file.attrs if f"`{name}`" not in text] == []
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", SELECTION.read_text(), re.DOTALL)
+    known: dict[str, Any] = {}
+    exec(code, known)
+    loglik = np.random.default_rng(1).normal(-700, 40, (2, len(made.index)))
+    q = geometry.double_centre(loglik, -1e9, made.design)
+    kl, _ = geometry.pairwise_kl(q, made.mean_bytes, made.design)
+    assert known["kl"](*loglik) == pytest.approx(kl[0, 1], rel=1e-9)
+
+
+def test_every_configuration_shown_for_selections_is_accepted() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", SELECTION.read_text(), re.DOTALL)
+    found = [configfile.check(yaml.safe_load(block)) for block in blocks]
+    assert [list(config.selections) for config in found] == [["demo-fewer"], ["pile-2k"]]
+    assert list(found[1].scored_on["pile-2k"]) == ["org--new-model"]
 
 
 def test_every_configuration_shown_for_the_analyses_is_accepted() -> None:

@@ -135,9 +135,9 @@ RELEASE = {"texts": "tiny", "loglik": "L.tsv", "models": 10, "allow": ["dtype"]}
 
 def test_analyses_of_benchmark_scores_wait_for_some(tmp_path: Path) -> None:
     asked = {"predict": {}, "leakage": {}, "axes": {}}
-    without = products.analysis_files(planned(tmp_path, analyses=asked).config)
+    without = products.analysis_files(planned(tmp_path, analyses=asked))
     assert {Path(name).parent.name for name in without} == {"axes"}
-    given = planned(tmp_path, analyses={**asked, "benchmarks": ["own.tsv"]}).config
+    given = planned(tmp_path, analyses={**asked, "benchmarks": ["own.tsv"]})
     assert {Path(name).parent.name for name in products.analysis_files(given)} == set(asked)
     assert products.predictions_on(given, "tiny") == [
         f"{given.results}/tiny/predict/predictions.tsv"
@@ -147,10 +147,8 @@ def test_analyses_of_benchmark_scores_wait_for_some(tmp_path: Path) -> None:
 def test_what_needs_all_pairs_is_left_out_above_the_limit(tmp_path: Path) -> None:
     pairs = {"tree.nwk", "domains.tsv", "ellipses.tsv", "dendrogram.png", "heatmap.svg"}
     limits = {"dense_limit": 15, "ellipses": True}
-    few = planned(tmp_path, published={"lab": RELEASE}, map=limits).config
-    many = planned(
-        tmp_path, [*MODELS, "org/one-more"], published={"lab": RELEASE}, map=limits
-    ).config
+    few = planned(tmp_path, published={"lab": RELEASE}, map=limits)
+    many = planned(tmp_path, [*MODELS, "org/one-more"], published={"lab": RELEASE}, map=limits)
     assert pairs <= {Path(name).name for name in products.map_files(few)}
     assert not pairs & {Path(name).name for name in products.map_files(many)}
     assert set(products.figure_names(few)) <= set(products.FIGURE_TITLES)
@@ -164,11 +162,10 @@ def test_comparisons_may_name_their_text_sets(tmp_path: Path) -> None:
             "here": {"first": ["a"], "second": ["b"], "texts": "tiny"}, "there": {"first": ["a"]},
         }}},
     )  # fmt: skip
-    config = plan.config
-    assert '"here"' in arguments.comparisons(config, "tiny")
-    assert arguments.comparisons(config, "mine") == '{"there": {"first": ["a"], "second": null}}'
-    files = products.analysis_files(config)
-    assert f"{config.results}/mine/contrast/texts.tsv" in files
+    assert '"here"' in arguments.comparisons(plan, "tiny")
+    assert arguments.comparisons(plan, "mine") == '{"there": {"first": ["a"], "second": null}}'
+    files = products.analysis_files(plan)
+    assert f"{plan.results}/mine/contrast/texts.tsv" in files
 
 
 def test_a_text_set_without_comparisons_has_no_contrast(tmp_path: Path) -> None:
@@ -177,8 +174,8 @@ def test_a_text_set_without_comparisons_has_no_contrast(tmp_path: Path) -> None:
         texts={"tiny": {"source": "environment"}, "mine": {"source": "file", "path": "a"}},
         analyses={"contrast": {"comparisons": {"here": {"first": ["a"], "texts": ["tiny"]}}}},
     )
-    files = products.analysis_files(plan.config)
-    assert f"{plan.config.results}/tiny/contrast/texts.tsv" in files
+    files = products.analysis_files(plan)
+    assert f"{plan.results}/tiny/contrast/texts.tsv" in files
     assert not [path for path in files if "/mine/" in path]
 
 
@@ -199,17 +196,17 @@ def test_arguments_are_the_same_to_the_letter(tmp_path: Path) -> None:
     assert arguments.predict(config) == "--features Q L --folds 5 --seeds 5 --curve true"
     assert arguments.axes(config) == "--components 10 --ends 10"
     assert arguments.robustness(config) == "--splits 50 --draws 20 --seed 42"
-    assert arguments.comparisons(config, "tiny") == "{}"
-    assert arguments.others(config, "mine") == f"--others tiny={config.results}/tiny/matrix.h5"
-    assert arguments.clip(config, "mine") == ""
+    assert arguments.comparisons(plan, "tiny") == "{}"
+    assert arguments.others(plan, "mine") == f"--others tiny={config.results}/tiny/matrix.h5"
+    assert arguments.clip(plan, "mine") == ""
     report = f"{config.results}/published/lab/report.json"
-    assert arguments.clip(config, "tiny") == f"--clip-from {report}"
-    assert arguments.allow(config, "tiny") == "--allow dtype"
+    assert arguments.clip(plan, "tiny") == f"--clip-from {report}"
+    assert arguments.allow(plan, "tiny") == "--allow dtype"
     assert arguments.identity(plan, "org--second@step10") == "--id org/second --revision step10"
     assert arguments.identity(plan, "models--own") == "--id ./models/own --folder models/own"
     assert arguments.fetch(config) == ("--budget-gb 120.5 --on-failure stop --mirrors '/data/a b'")
     assert arguments.score(config) == "--on-failure stop --keep-tokens false --batch-tokens auto"
-    assert arguments.preflight(config) == (
+    assert arguments.preflight(plan) == (
         "--texts mine=9,1024 tiny=600,1024 --disk-budget-gb 120.5 --gpu-memory-gb 80 --max-gpus 4"
     )
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from klmap import (
     alignment,
+    bootstrap,
     collect,
     embedding,
     figure_resample,
@@ -266,7 +267,7 @@ def test_maps_of_ls_move_less_than_maps_of_uniform_texts() -> None:
 def test_a_step_to_the_edge_of_an_ellipse_is_just_inside(angle: float) -> None:
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     covariance = turn @ np.diag([9.0, 1.0]) @ turn.T
-    major, minor, degrees = resample_maps.ellipse_of(covariance)
+    major, minor, degrees = bootstrap.half_axes(covariance)
     along = np.array([math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
     across = np.array([-along[1], along[0]])
     for step, length in ((along, major), (across, minor)):

@@ -267,7 +267,7 @@ def ellipses(
             progress.add(1)
     progress.close()
     return [
-        Ellipse(place.model, place.x, place.y, *_axes(np.cov(cloud.T)))
+        Ellipse(place.model, place.x, place.y, *half_axes(np.cov(cloud.T)))
         for place, cloud in zip(places, found.transpose(1, 0, 2), strict=True)
     ]
 
@@ -316,7 +316,7 @@ def _among(
             progress.add(1)
     progress.close()
     return [
-        known[place.model] if kept else Ellipse(place.model, place.x, place.y, *_axes(about))
+        known[place.model] if kept else Ellipse(place.model, place.x, place.y, *half_axes(about))
         for place, kept, about in zip(places, held, spread, strict=True)
     ]
 
@@ -337,8 +337,12 @@ def _first_two(points: Floats) -> Floats:
     return np.asarray(vectors[:, ::-1] * np.sqrt(np.maximum(values[::-1], 0)), np.float64)
 
 
-def _axes(covariance: Floats) -> tuple[float, float, float]:
-    """Half axes, and the angle of the longer one, of the ellipse that holds ``COVERAGE``."""
+def half_axes(covariance: Floats) -> tuple[float, float, float]:
+    """Half axes, and the angle of the longer one in degrees, of the 95 % ellipse.
+
+    Args:
+        covariance: (2, 2) of places that are normally distributed.
+    """
     values, vectors = np.linalg.eigh(covariance)
     minor, major = np.sqrt(-2 * math.log(1 - COVERAGE) * np.maximum(values, 0))
     along = vectors[:, 1] * (1 if vectors[0, 1] >= 0 else -1)

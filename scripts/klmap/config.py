@@ -271,9 +271,9 @@ class Config(Strict):
 
     @cached_property
     def scored_on(self) -> dict[str, dict[str, ModelEntry]]:
-        """The models that are scored on each text set, by their names on the map, sorted."""
+        """The models that are scored on each text set, by their names on the map, as configured."""
         found: dict[str, dict[str, ModelEntry]] = {name: {} for name in self.texts}
-        for slug, entry in sorted(self.by_slug.items()):
+        for slug, entry in self.by_slug.items():
             named = set(self.texts if entry.texts is None else entry.texts)
             for name in named:
                 selection = self.selections.get(name)

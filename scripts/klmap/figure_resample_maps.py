@@ -120,8 +120,8 @@ def draw_places(found: Resample, models: Sequence[Model], plane: Floats, texts: 
         f"{count} {which} placed among {held:,} · {found.texts:,} texts of “{texts}”",
         "The new models were taken out: what a text counts follows from the others, which keep "
         "their places. A line leads from where all texts put a new model to where\n"
-        "the texts chosen put it. Ellipse, as the map of a selection has it: 95 % of its places if "
-        "other texts had been chosen, and if all texts were others.\n"
+        "the texts chosen put it. Ellipse: 95 % of its places among models that stay, if other "
+        "texts had been chosen, and if all texts were others.\n"
         f"Neighbours: of its {found.landings[0].neighbors if found.landings else 0} nearest models "
         "by all texts, how many are among its nearest by the texts chosen, and the error of the KL "
         "to them. That new models\nare placed on a map that stays, and the ellipses, are klmap's "

@@ -264,7 +264,7 @@ class Plan:
     def index_rows(self, texts: str) -> list[str]:
         """One tab-separated line per model that is scored: what the aggregation has to join."""
         rows = []
-        for model, entry in self.config.scored_on[texts].items():
+        for model, entry in sorted(self.config.scored_on[texts].items()):
             variant = (entry.quantization, entry.dtype, entry.prefix, entry.overlength)
             cells = [
                 model,
@@ -306,7 +306,7 @@ class Plan:
         """One tab-separated line per wanted score: what pre-flight has to look for."""
         rows = []
         for texts in sorted(self.config.texts):
-            for model, entry in self.config.scored_on[texts].items():
+            for model, entry in sorted(self.config.scored_on[texts].items()):
                 spec = json.loads(self.spec(texts, model))
                 made_as = [spec["dtype"], spec["quantization"] or ""]
                 path = self.score(texts, model)

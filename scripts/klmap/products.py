@@ -52,7 +52,7 @@ ANALYSES = {
         {"contrast": "What carries the distance"},
     ),
     "resample": (
-        ["errors.tsv", "numbers.tsv", "stability.tsv", "places.tsv"],
+        ["errors.tsv", "numbers.tsv", "stability.tsv", "ellipses.tsv", "places.tsv"],
         {
             "errors": "What fewer texts cost",
             "stability": "Maps by fewer texts",

@@ -40,6 +40,7 @@ class Reference:
         texts: number of its texts.
         max_bytes: longest text that its recipe allows, in UTF-8 bytes.
         models: number of models on its map.
+        is_beside: whether it was made before in the results folder of this configuration.
     """
 
     folder: str
@@ -48,6 +49,7 @@ class Reference:
     texts: int = 0
     max_bytes: int = 0
     models: int = 0
+    is_beside: bool = False
 
     def file(self, name: str) -> str:
         """One of its files."""
@@ -70,7 +72,8 @@ def find(config: Config, texts: str, file: Path) -> Reference:
         return Reference(f"{config.results}/{of}", of)
     where = f"{file}: texts.{texts}.of"
     folder = Path(of).expanduser() if "/" in of else Path(config.results, of)
-    if folder.resolve().parent == Path(config.results).resolve() and folder.name in config.texts:
+    beside = folder.resolve().parent == Path(config.results).resolve()
+    if beside and folder.name in config.texts:
         raise ConfigError(
             f"{where}: {of!r} is the folder of a text set of this configuration; give its name, "
             f"of: {folder.name}"
@@ -91,7 +94,7 @@ def find(config: Config, texts: str, file: Path) -> Reference:
         raise ConfigError(f"{where}: {folder}/texts.json has no recipe; make it again")
     models = (folder / "index.tsv").read_bytes().count(b"\n") - 1
     longest = int(recipe.get("max_bytes") or 0)
-    return Reference(str(folder), "", recipe, int(manifest["n"]), longest, models)
+    return Reference(str(folder), "", recipe, int(manifest["n"]), longest, models, beside)
 
 
 def selection_pattern(found: Mapping[str, Reference]) -> str:
@@ -113,7 +116,7 @@ def here_pattern(found: Mapping[str, Reference]) -> str:
 
 
 def _made_before(found: Mapping[str, Reference]) -> list[str]:
-    return [Path(each.folder).name for each in found.values() if not each.name]
+    return [Path(each.folder).name for each in found.values() if each.is_beside]
 
 
 def _all_but(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from klmap import alignment, bootstrap, fixed, geometry, layout
 from klmap.arrays import Floats, Rows
-from klmap.bootstrap import COVERAGE
+from klmap.bootstrap import COVERAGE, half_axes
 from klmap.collect import Model
 from klmap.embedding import FEWEST, Settings, family
 from klmap.layout import Report
@@ -121,7 +121,7 @@ def stability(
             progress.add(1)
         away = found - found.mean(axis=0)
         radius = np.linalg.norm(away, axis=2).mean(axis=0) / side
-        axes = np.array([ellipse_of(np.cov(cloud.T)) for cloud in found.transpose(1, 0, 2)])
+        axes = np.array([half_axes(np.cov(cloud.T)) for cloud in found.transpose(1, 0, 2)])
         result.append(Stability(kind, n, float(np.mean(texts)), radius, axes))
     progress.close()
     return result
@@ -253,25 +253,13 @@ class _Site:
                 Landing(
                     int(row), kind, len(drawn.index), by_all[number], by_some[number],
                     float(np.linalg.norm(by_some[number] - by_all[number])) / side,
-                    np.array(ellipse_of(covariance)),
+                    np.array(half_axes(covariance)),
                     inside(by_all[number] - by_some[number], covariance),
                     float(np.median(off)) if off.size else math.nan,
                     len(np.intersect1d(near, also)), count,
                 )
             )  # fmt: skip
         return result
-
-
-def ellipse_of(covariance: Floats) -> tuple[float, float, float]:
-    """Half axes, and the angle of the longer one in degrees, of the 95 % ellipse.
-
-    Args:
-        covariance: (2, 2) of places that are normally distributed.
-    """
-    values, vectors = np.linalg.eigh(covariance)
-    minor, major = np.sqrt(-2 * math.log(1 - COVERAGE) * np.maximum(values, 0))
-    along = vectors[:, 1] * (1 if vectors[0, 1] >= 0 else -1)
-    return float(major), float(minor), math.degrees(math.atan2(along[1], along[0]))
 
 
 def inside(way: Floats, covariance: Floats) -> bool:

@@ -109,10 +109,7 @@ class Submission:
         found = {}
         seen: Counter[str] = Counter()
         sharing = self.sharing()
-        scored = self._config.scored_on[texts]
-        for model, entry in self._config.by_slug.items():
-            if model not in scored:
-                continue
+        for model, entry in self._config.scored_on[texts].items():
             size = self.request(texts, model).size
             if size in sharing and not self._was_refused(entry.source):
                 found[model] = f"{size}_{texts}_{seen[size] // sharing[size]}", size
