@@ -74,6 +74,12 @@ SECTIONS = {
         "five folds, nine penalties chosen by inner folds. The peer is scikit-learn on the raw "
         "columns.",
     ),
+    "selection": (
+        "Fewer texts",
+        "Made-up log-likelihoods whose variance differs from text to text. Errors are means over "
+        "ten draws, against the distances by all texts. The peer is the definition of the KL "
+        "probabilities, a sum over all pairs of models.",
+    ),
     "explorer": (
         "The page",
         "Made-up models on 2,000 texts of 22 domains. Pages are opened from the disk in headless "

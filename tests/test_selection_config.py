@@ -387,6 +387,10 @@ def test_names_of_text_sets_tell_who_makes_them(tmp_path: Path) -> None:
     assert match(references.selection_pattern(found)) == ["pile-2k", "out"]
     assert match(references.drawn_pattern(found)) == ["pile", "made-up"]
     assert match(references.here_pattern(found)) == ["pile", "pile-2k", "out", "made-up"]
+    other = {**OUTSIDE, "of": str(finished(tmp_path / "other/pile"))}
+    found = planned(tmp_path, texts={"pile": PILE, "out": other}, models=[OLD]).references
+    assert match(references.here_pattern(found)) == ["pile", "pile-2k", "out", "made-up", "made"]
+    assert match(references.drawn_pattern(found)) == ["pile", "pile-2k", "made-up", "made"]
     none = planned(tmp_path, texts={"pile": PILE}, models=[OLD]).references
     assert match(references.selection_pattern(none)) == []
 
