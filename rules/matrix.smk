@@ -17,12 +17,7 @@ rule index:
         rows=on_texts(Plan.index_rows),
     run:
         try:
-            write_index(
-                Path(output[0]),
-                params.rows,
-                [Path(table) for table in input.releases],
-                next((Path(table) for table in input.reference), None),
-            )
+            write_index(output[0], params.rows, input.releases, input.reference)
         except InputError as error:
             raise WorkflowError(str(error)) from None
 

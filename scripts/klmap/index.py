@@ -49,7 +49,10 @@ class Entry:
 
 
 def write_index(
-    index: Path, rows: Sequence[str], releases: Sequence[Path], reference: Path | None = None
+    index: Path | str,
+    rows: Sequence[str],
+    releases: Sequence[Path | str],
+    reference: Sequence[Path | str] = (),
 ) -> None:
     """Write index.tsv: the configured models, then those of releases, or of a reference.
 
@@ -57,7 +60,7 @@ def write_index(
         index: the table.
         rows: one line per configured model, its cells in the order of ``COLUMNS``.
         releases: tables of the same columns that imports have written.
-        reference: of a selection, index.tsv of the text set that it was drawn from.
+        reference: of a selection, index.tsv of the text set that it was drawn from; else none.
 
     Raises:
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
@@ -72,7 +75,7 @@ def write_index(
             )
         lines[cells[0]] = _line(cells)
     for table in releases:
-        for found in read_tsv(table):
+        for found in read_tsv(Path(table)):
             name = found["model"]
             if name in lines:
                 raise InputError(
@@ -81,11 +84,11 @@ def write_index(
                 )
             lines[name] = _line([found[column] for column in COLUMNS])
     header = "\t".join(COLUMNS)
-    if reference is not None:
+    if reference:
         header = f"{header}\t{REFERENCE}"
         lines = {name: f"{line}\t" for name, line in lines.items()}
-        _add_reference(lines, reference)
-    write_text(index, "\n".join([header, *lines.values()]) + "\n")
+        _add_reference(lines, Path(reference[0]))
+    write_text(Path(index), "\n".join([header, *lines.values()]) + "\n")
 
 
 def _add_reference(lines: dict[str, str], reference: Path) -> None:
