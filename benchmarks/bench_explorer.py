@@ -101,9 +101,9 @@ def plain(folder: Path) -> Path:
     from bokeh.plotting import figure
     from bokeh.resources import INLINE
 
-    from klmap import collect, files
+    from klmap import files, models_table
 
-    models = collect.read_models(folder / "models.tsv")
+    models = models_table.read_models(folder / "models.tsv")
     rows = files.read_tsv(folder / "layout.tsv")
     families = sorted({model.family for model in models})
     source = ColumnDataSource(

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from klmap import geometry, layout, neighbors, tree
 from klmap.arrays import Floats
-from klmap.collect import Model
+from klmap.models_table import Model
 from klmap.store import Matrix
 
 BYTES = 972.3188

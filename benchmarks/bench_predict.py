@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from klmap import folds, kernels, prediction, ridge, store
 from klmap.benchmarks import Benchmarks
-from klmap.collect import Model
+from klmap.models_table import Model
 
 TASKS = ["one", "two", "three", "four", "five", "six"]
 TYPES = 40

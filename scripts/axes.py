@@ -7,7 +7,17 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from klmap import axes, benchmarks, code_lengths, collect, figure_axes, log, store, style, texts
+from klmap import (
+    axes,
+    benchmarks,
+    code_lengths,
+    figure_axes,
+    log,
+    models_table,
+    store,
+    style,
+    texts,
+)
 from klmap.errors import InputError
 from klmap.files import sha256_of
 
@@ -29,7 +39,7 @@ def main() -> None:
                 f"{args.texts}: not the texts of {args.matrix}, whose sha256 is "
                 f"{matrix.texts_sha256[:12]}...; remove the matrix and run again"
             )
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         scores = benchmarks.read_benchmarks(args.benchmarks, models)
         found = axes.find(matrix, args.components)
         domains = code_lengths.told_apart(matrix.domain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, contrast, figure_contrast, groups, log, split, store, texts
+from klmap import contrast, figure_contrast, groups, log, models_table, split, store, texts
 from klmap.errors import InputError
 from klmap.files import sha256_of
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="folder to write to")
     args = parser.parse_args()
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         if sha256_of(args.texts) != matrix.texts_sha256:
             raise InputError(
                 f"{args.texts}: not the texts of {args.matrix}, whose sha256 is "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, domain_maps, layout, log, store
+from klmap import domain_maps, layout, log, models_table, store
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     args = parser.parse_args()
     report = layout.read_report(args.layout_report)
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         places = layout.read_layout(args.layout, models)
         maps = domain_maps.make(matrix, places, report, args.seed)
     domain_maps.write_domains(args.domains, models, maps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import bootstrap, collect, layout, log, store
+from klmap import bootstrap, layout, log, models_table, store
 from klmap.errors import InputError
 
 
@@ -33,7 +33,7 @@ def main() -> None:
         )
     if args.bootstrap < 2:
         raise InputError("ellipses need map.bootstrap of at least 2 in config.yaml")
-    places = layout.read_layout(args.layout, collect.read_models(args.models, matrix.model))
+    places = layout.read_layout(args.layout, models_table.read_models(args.models, matrix.model))
     report = layout.read_report(args.layout_report)
     known = bootstrap.read_rows(args.reference_ellipses) if args.reference_ellipses else {}
     rows = bootstrap.ellipses(matrix, places, report, args.bootstrap, args.seed, known)

@@ -8,12 +8,12 @@ from pathlib import Path
 from klmap import (
     bootstrap,
     chosen,
-    collect,
     domain_maps,
     figures,
     files,
     layout,
     log,
+    models_table,
     scene,
     store,
     tree,
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(figures.FIGURES))
     args = parser.parse_args()
     distances = store.read_distances(args.kl)
-    models = collect.read_models(args.models, distances.model)
+    models = models_table.read_models(args.models, distances.model)
     manifest = files.read_json(args.manifest) if args.manifest else {}
     drawn = scene.Scene(
         models=models,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, log, neighbors, store
+from klmap import log, models_table, neighbors, store
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     reference = store.read_distances(args.reference_kl) if args.reference_kl else None
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         distances, nearest = neighbors.measure(matrix, args.neighbors, args.dense_limit, reference)
     store.write_distances(args.kl, distances)
     rows = neighbors.table(nearest, models, distances.neighbor_below_noise)

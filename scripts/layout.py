@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, log, placement, store
+from klmap import log, models_table, placement, store
 from klmap.embedding import Settings
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     settings = Settings(*asked, args.dense_limit, args.fixed)
     distances = store.read_distances(args.kl)
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         cloud = placement.cloud(matrix, distances, models, settings.dense_limit)
         reference = (args.reference_layout, args.reference_report, matrix.model, matrix.complete)
     if args.reference_layout:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from klmap import benchmarks, collect, figure_leakage, leakage, log, split, store, style
+from klmap import benchmarks, figure_leakage, leakage, log, models_table, split, store, style
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="to write to")
     args = parser.parse_args()
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         scores = benchmarks.read_benchmarks(args.benchmarks, models)
         found = leakage.find(matrix, models, scores, args.tasks)
         name = args.texts or args.matrix.resolve().parent.name

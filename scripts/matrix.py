@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, conventions, log, releases, store
+from klmap import collect, conventions, log, models_table, releases, store
 
 
 def main() -> None:
@@ -54,8 +54,8 @@ def main() -> None:
     )
     if args.differences is not None:
         conventions.write_differences(args.differences, collection.differences)
-    collect.write_models(args.models, collection.models)
-    collect.write_failures(args.failures, collection.failures)
+    models_table.write_models(args.models, collection.models)
+    models_table.write_failures(args.failures, collection.failures)
 
 
 def _threshold(path: Path) -> float:

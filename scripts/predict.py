@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import benchmarks, collect, figure_prediction, kernels, log, prediction, split, store
+from klmap import (
+    benchmarks,
+    figure_prediction,
+    kernels,
+    log,
+    models_table,
+    prediction,
+    split,
+    store,
+)
 from klmap import prediction_files as tables
 
 
@@ -40,7 +49,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="folder to write to")
     args = parser.parse_args()
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         scores = benchmarks.read_benchmarks(args.benchmarks, models).of(args.tasks)
         settings = prediction.Settings(
             tuple(args.features), args.folds, args.seeds, args.curve == "true"

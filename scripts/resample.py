@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, figure_resample, figure_resample_maps, layout, log, resample, store
+from klmap import figure_resample, figure_resample_maps, layout, log, models_table, resample, store
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         args.draws, args.maps, args.newest, args.error, args.share, args.seed
     )
     with store.open_matrix(args.matrix) as matrix:
-        models = collect.read_models(args.models, matrix.model)
+        models = models_table.read_models(args.models, matrix.model)
         places = layout.read_layout(args.layout, models)
         report = layout.read_report(args.layout_report)
         found = resample.measure(matrix, models, places, report, settings, asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import collect, figure_robustness, log, robustness, store, text_sets
+from klmap import figure_robustness, log, models_table, robustness, store, text_sets
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     args = parser.parse_args()
     others = text_sets.named(args.others)
     with store.open_matrix(args.matrix) as matrix:
-        collect.read_models(args.models, matrix.model)
+        models_table.read_models(args.models, matrix.model)
         found = robustness.measure(matrix, others, args.splits, args.draws, args.seed)
     robustness.write(args.folder, found)
     figure_robustness.write(args.folder, found, args.matrix.resolve().parent.name)

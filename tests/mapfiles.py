@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from klmap import collect, files, geometry, index, store, store_score
+from klmap import collect, files, geometry, index, models_table, store, store_score
 from klmap.arrays import Bools, Floats, Ints
-from klmap.collect import Model
 from klmap.design import Design
+from klmap.models_table import Model
 
 DOMAINS = ("code", "prose", "legal")
 
@@ -194,7 +194,7 @@ class Collected:
 
     matrix: store.Matrix
     models: list[Model]
-    failures: list[collect.Failure]
+    failures: list[models_table.Failure]
 
 
 def zoo(root: Path, n_texts: int = 240) -> Folder:

@@ -32,8 +32,8 @@ from klmap import (
 )
 from klmap.alignment import Movement
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.conventions import Difference
+from klmap.models_table import Model
 from klmap.prediction_files import Predicted, Prediction
 from klmap.quality import Quality
 from tests import mapfiles

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from klmap import collect, files, geometry, store, texts
+from klmap import files, geometry, models_table, store, texts
 from klmap.config_texts import FileTexts
 
 Floats = npt.NDArray[np.float64]
@@ -157,7 +157,7 @@ def write_results(release: Release, folder: Path) -> Path:
     )
     means = release.loglik.mean(axis=1)
     rows = [
-        collect.Model(
+        models_table.Model(
             slugs[row],
             id=release.names[row],
             family=release.families[release.names[row]],
@@ -167,7 +167,7 @@ def write_results(release: Release, folder: Path) -> Path:
         )
         for row in order
     ]
-    collect.write_models(folder / "models.tsv", rows)
+    models_table.write_models(folder / "models.tsv", rows)
     cells = [
         [slugs[row], *("" if np.isnan(v) else repr(float(v)) for v in release.scores[row])]
         for row in order

@@ -9,9 +9,9 @@ import numpy as np
 from klmap import bootstrap, geometry, layout, neighbors, quality, tree
 from klmap.alignment import Movement
 from klmap.bootstrap import Ellipse
-from klmap.collect import Model
 from klmap.domain_maps import DomainMap
 from klmap.layout import Place, Report
+from klmap.models_table import Model
 from klmap.scene import Scene
 from klmap.store import Distances
 from tests.mapfiles import Folder

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text as Word
 from scipy.stats import pearsonr, spearmanr
 
-from klmap import axes, code_lengths, collect, figure_axes, geometry, store, style, texts
+from klmap import axes, code_lengths, figure_axes, geometry, models_table, store, style, texts
 from klmap.axes import Axes, Correlations
 from klmap.benchmarks import Benchmarks
 from klmap.files import read_tsv, write_json
@@ -71,7 +71,7 @@ def described(
     return figure_axes.Described(
         axes=found,
         models=[
-            collect.Model(f"org--model-{row:03d}", family=f"family-{row % families}")
+            models_table.Model(f"org--model-{row:03d}", family=f"family-{row % families}")
             for row in range(len(found.points))
         ],
         domains=code_lengths.told_apart(domain),
@@ -197,7 +197,7 @@ def test_correlations_are_those_of_the_models_that_have_the_score(tmp_path):
     with store.open_matrix(matrix_file(tmp_path / "matrix.h5", values)) as matrix:
         found = axes.find(matrix, 4)
         models = [
-            collect.Model(name, mean_loglik=float(row.mean()))
+            models_table.Model(name, mean_loglik=float(row.mean()))
             for name, row in zip(matrix.model, values, strict=True)
         ]
         result = axes.correlate(matrix, models, found, Benchmarks(["a", "same", "two"], scores))
@@ -273,7 +273,9 @@ def test_without_scores_and_with_few_models_everything_is_written(tmp_path, coun
     results = folder.root
     (results / "collected.h5").rename(results / "matrix.h5")
     matrix = store.read_matrix(results / "matrix.h5")
-    collect.write_models(results / "models.tsv", [collect.Model(name) for name in matrix.model])
+    models_table.write_models(
+        results / "models.tsv", [models_table.Model(name) for name in matrix.model]
+    )
     done = command(results / "axes", results)
     assert done.returncode == 0, done.stderr
     assert (results / "axes" / "correlations.tsv").read_text().count("\n") == 1

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from klmap.benchmarks import read_benchmarks, rows_by_id
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.log import logger
+from klmap.models_table import Model
 
 ID = "EleutherAI/pythia-410m"
 PUBLISHED = Model("EleutherAI--pythia-410m", id=ID)

@@ -9,9 +9,9 @@ import pytest
 
 from klmap import bootstrap, geometry, layout, store, tree
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.layout import Report
+from klmap.models_table import Model
 from klmap.quality import Quality
 from klmap.store import Distances, Matrix
 

@@ -8,9 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klmap import blocks, centring, collect, files, geometry, index, neighbors, store, store_score
-from klmap.collect import Model, revision_step
+from klmap import (
+    blocks,
+    centring,
+    collect,
+    files,
+    geometry,
+    index,
+    models_table,
+    neighbors,
+    store,
+    store_score,
+)
 from klmap.errors import InputError, PermanentFailure
+from klmap.models_table import Model, revision_step
 from tests.mapfiles import Folder
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -47,7 +58,7 @@ def test_order_of_the_index_changes_no_byte(folder: Folder, tmp_path: Path) -> N
             *(folder.index, folder.scores, folder.cards, folder.texts, folder.manifest),
             matrix=out / "matrix.h5",
         )
-        collect.write_models(out / "models.tsv", found.models)
+        models_table.write_models(out / "models.tsv", found.models)
         written.append([(out / n).read_bytes() for n in ("matrix.h5", "models.tsv")])
     assert written[0] == written[1]
 
@@ -103,8 +114,8 @@ def test_models_table_joins_scores_and_cards(tmp_path: Path) -> None:
     folder.add("org--bare", card={"architecture": "X", "base_model": None, "parameters": None})
     found = folder.collect()
     path = tmp_path / "models.tsv"
-    collect.write_models(path, found.models)
-    bare, child, named = collect.read_models(path, found.matrix.model)
+    models_table.write_models(path, found.models)
+    bare, child, named = models_table.read_models(path, found.matrix.model)
     assert child.base_model == ("org/a", "org/b")
     assert (child.family, child.parameters, child.step) == ("llama", 14_067_712, 7)
     assert child.tokens == 99 * 120
@@ -178,7 +189,7 @@ def test_failed_models_are_skipped_and_recorded(folder: Folder, tmp_path: Path) 
     found = folder.collect(skip_failures=True)
     assert "org--x" not in found.matrix.model
     path = tmp_path / "failures.tsv"
-    collect.write_failures(path, found.failures)
+    models_table.write_failures(path, found.failures)
     assert files.read_tsv(path) == [
         {"model": "org--x", "id": "org/x", "revision": "", "reason": "no weights in the folder"}
     ]
@@ -192,7 +203,7 @@ def test_nothing_left_to_draw_is_an_error_even_when_skipping(tmp_path: Path) -> 
 
 
 def test_failures_table_has_its_header_when_empty(tmp_path: Path) -> None:
-    collect.write_failures(tmp_path / "failures.tsv", [])
+    models_table.write_failures(tmp_path / "failures.tsv", [])
     assert (tmp_path / "failures.tsv").read_text() == "model\tid\trevision\treason\n"
 
 
@@ -212,12 +223,12 @@ def test_bad_index(folder: Folder) -> None:
 
 def test_models_of_another_matrix_are_refused(folder: Folder, tmp_path: Path) -> None:
     path = tmp_path / "models.tsv"
-    collect.write_models(path, folder.collect().models)
+    models_table.write_models(path, folder.collect().models)
     with pytest.raises(InputError, match="not the 1 of the matrix"):
-        collect.read_models(path, ["org--a"])
+        models_table.read_models(path, ["org--a"])
     path.write_text("model\tid\norg--a\torg/a\n")
     with pytest.raises(InputError, match="no column"):
-        collect.read_models(path)
+        models_table.read_models(path)
 
 
 @pytest.mark.parametrize(
@@ -273,8 +284,8 @@ def test_model_without_noise_estimate(tmp_path: Path) -> None:
     folder.add("a", attributes={"noise_nats": None})
     model = folder.collect().models[0]
     assert model.noise_nats is None
-    collect.write_models(tmp_path / "models.tsv", [model])
-    assert collect.read_models(tmp_path / "models.tsv")[0].noise_nats is None
+    models_table.write_models(tmp_path / "models.tsv", [model])
+    assert models_table.read_models(tmp_path / "models.tsv")[0].noise_nats is None
     assert isinstance(model, Model)
 
 
@@ -336,7 +347,7 @@ def test_the_command_writes_marks_that_agree_with_the_table(
     found = noisy(tmp_path / "demo").collect(threshold=-1e9)
     paths = {name: str(tmp_path / name) for name in ("matrix.h5", "models.tsv", "kl.h5", "n.tsv")}
     store.write_matrix(Path(paths["matrix.h5"]), found.matrix)
-    collect.write_models(Path(paths["models.tsv"]), found.models)
+    models_table.write_models(Path(paths["models.tsv"]), found.models)
     arguments = ["kl.py", "--matrix", paths["matrix.h5"], "--models", paths["models.tsv"]]
     arguments += ["--kl", paths["kl.h5"], "--neighbors-table", paths["n.tsv"]]
     monkeypatch.setattr(sys, "argv", arguments)

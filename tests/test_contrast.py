@@ -14,12 +14,12 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from klmap import collect, contrast, figure_contrast, files, geometry, groups, split, store
+from klmap import contrast, figure_contrast, files, geometry, groups, models_table, split, store
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.contrast import Contrast
 from klmap.errors import InputError
 from klmap.groups import Groups
+from klmap.models_table import Model
 from klmap.texts import Text
 from tests.mapfiles import Folder, InMemory
 
@@ -365,7 +365,7 @@ def folder(tmp_path: Path) -> Folder:
         made.add(f"org--{name}", family="gpt2")
     found = made.collect()
     store.write_matrix(made.root / "matrix.h5", found.matrix)
-    collect.write_models(made.root / "models.tsv", found.models)
+    models_table.write_models(made.root / "models.tsv", found.models)
     return made
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klmap import collect, configfile, conventions, store_score
+from klmap import configfile, conventions, models_table, store_score
 from klmap.conventions import Difference, Scored
 from klmap.errors import ConfigError, InputError
 from tests.mapfiles import Folder
@@ -192,5 +192,5 @@ def test_the_tokens_of_an_imported_score_are_unknown(tmp_path: Path) -> None:
     folder.write(made, n_tokens=none, n_scored=none)
     (model,) = folder.collect().models
     assert (model.tokens, model.truncated) == (None, None)
-    collect.write_models(tmp_path / "models.tsv", [model])
-    assert collect.read_models(tmp_path / "models.tsv")[0].tokens is None
+    models_table.write_models(tmp_path / "models.tsv", [model])
+    assert models_table.read_models(tmp_path / "models.tsv")[0].tokens is None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from klmap import blocks, centring, collect, components, geometry, nearest, neighbors, store
+from klmap import blocks, centring, components, geometry, models_table, nearest, neighbors, store
 from klmap.arrays import Floats, Ints
 from klmap.design import Design
 from klmap.errors import InputError
@@ -300,7 +300,7 @@ def test_the_command_takes_the_distances_of_a_reference(
     paths = {name: tmp_path / name for name in ("m.h5", "models.tsv", "of.h5", "kl.h5", "n.tsv")}
     store.write_matrix(paths["m.h5"], chosen)
     store.write_distances(paths["of.h5"], reference)
-    collect.write_models(paths["models.tsv"], models(12))
+    models_table.write_models(paths["models.tsv"], models(12))
     arguments = ["kl.py", "--matrix", paths["m.h5"], "--models", paths["models.tsv"]]
     arguments += ["--reference-kl", *([paths["of.h5"]] if given else [])]
     arguments += ["--kl", paths["kl.h5"], "--neighbors-table", paths["n.tsv"]]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from klmap import collect, domain_maps, figure_domains, geometry, layout, store, style
+from klmap import domain_maps, figure_domains, geometry, layout, models_table, store, style
 from klmap.arrays import Floats
 from klmap.domain_maps import DomainMap
 from klmap.errors import InputError
@@ -35,7 +35,7 @@ def report(method: str = "tsne") -> Report:
     )  # fmt: skip
 
 
-def overall(matrix: store.Matrix, models: list[collect.Model], method: str) -> list[Place]:
+def overall(matrix: store.Matrix, models: list[models_table.Model], method: str) -> list[Place]:
     q = geometry.double_centre(matrix.loglik, matrix.clip_threshold)
     points = geometry.principal_components(geometry.features(q, matrix.mean_bytes))
     points = np.pad(points, ((0, 0), (0, 2)))
@@ -189,13 +189,13 @@ def test_what_is_written_is_read_again(made: MapFiles, maps: list[DomainMap], tm
         domain_maps.read_domains(path, made.models)
     path.write_text("\t".join(domain_maps.COLUMNS) + "\na\tmany\tm\t0\t0\t1\n")
     with pytest.raises(InputError, match=r"domains\.tsv: invalid literal"):
-        domain_maps.read_domains(path, [collect.Model("m")])
+        domain_maps.read_domains(path, [models_table.Model("m")])
 
 
 def scene(made: MapFiles, color_by: str = "family") -> Scene:
     matrix = store.read_matrix(made.path("matrix.h5"))
     return Scene(
-        models=collect.read_models(made.path("models.tsv")),
+        models=models_table.read_models(made.path("models.tsv")),
         places=overall(matrix, made.models, "tsne-euclidean"),
         distances=store.read_distances(made.path("kl.h5")),
         tree=None,

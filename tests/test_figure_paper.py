@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from klmap import figure_paper, figures, style
-from klmap.collect import Model
+from klmap.models_table import Model
 from tests import mapfiles
 from tests.scenes import synthetic
 

@@ -12,7 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from klmap import figure_prediction, style
 from klmap import prediction_files as tables
-from klmap.collect import Model
+from klmap.models_table import Model
 from klmap.prediction_files import Accuracy, CurvePoint, Predicted, Prediction
 from tests import mapfiles
 

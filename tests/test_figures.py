@@ -13,8 +13,8 @@ from matplotlib.image import imread
 from klmap import charts, figures, geometry, labels, lineage, style, tree
 from klmap.arrays import Floats
 from klmap.chosen import Chosen
-from klmap.collect import Model
 from klmap.errors import InputError
+from klmap.models_table import Model
 from klmap.scene import Scene
 from tests import mapfiles
 from tests.mapfiles import Folder, zoo

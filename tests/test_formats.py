@@ -17,7 +17,6 @@ import yaml
 from klmap import (
     axes,
     code_lengths,
-    collect,
     configfile,
     contrast,
     conventions,
@@ -25,6 +24,7 @@ from klmap import (
     index,
     layout,
     leakage,
+    models_table,
     neighbors,
     prediction_files,
     resample,
@@ -137,9 +137,9 @@ def test_every_attribute_and_column_is_described(folder: Folder) -> None:
             for name in file.attrs:
                 assert f"`{name}`" in text, name
     columns = [
-        *(field for field in collect.Model.__dataclass_fields__),
+        *(field for field in models_table.Model.__dataclass_fields__),
         *index.COLUMNS,
-        *collect.FAILURE_COLUMNS,
+        *models_table.FAILURE_COLUMNS,
         *layout.COLUMNS,
         *neighbors.COLUMNS,
     ]

@@ -17,19 +17,19 @@ from matplotlib.text import Text
 from klmap import (
     benchmarks,
     code_lengths,
-    collect,
     figure_leakage,
     leakage,
+    models_table,
     robust,
     split,
     store,
     style,
 )
 from klmap.benchmarks import Benchmarks
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.errors import InputError
 from klmap.files import read_tsv
+from klmap.models_table import Model
 from tests.release import Release, make_release, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,7 +95,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Release, Path]:
 def found(release: tuple[Release, Path]) -> tuple[leakage.Leakage, list[Model]]:
     _, folder = release
     with store.open_matrix(folder / "matrix.h5") as matrix:
-        models = collect.read_models(folder / "models.tsv", matrix.model)
+        models = models_table.read_models(folder / "models.tsv", matrix.model)
         scores = benchmarks.read_benchmarks([folder / "benchmarks.tsv"], models)
         return leakage.find(matrix, models, scores), models
 

@@ -15,10 +15,10 @@ import pytest
 
 from klmap import (
     alignment,
-    collect,
     embedding,
     files,
     layout,
+    models_table,
     neighbors,
     placement,
     quality,
@@ -258,7 +258,7 @@ class Files:
         """Make the matrix and the distances of all models there are."""
         found = self.folder.collect()
         store.write_matrix(self.root / "matrix.h5", found.matrix)
-        collect.write_models(self.root / "models.tsv", found.models)
+        models_table.write_models(self.root / "models.tsv", found.models)
         distances, _ = neighbors.measure(found.matrix, 10, 5000)
         store.write_distances(self.root / "kl.h5", distances)
 

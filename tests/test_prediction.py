@@ -15,12 +15,12 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold, KFold
 
-from klmap import collect, folds, geometry, kernels, prediction, store
+from klmap import folds, geometry, kernels, models_table, prediction, store
 from klmap import prediction_files as tables
 from klmap.benchmark_tasks import main_tasks
 from klmap.benchmarks import Benchmarks, read_benchmarks
-from klmap.collect import Model
 from klmap.errors import InputError
+from klmap.models_table import Model
 from klmap.prediction import Settings
 from klmap.prediction_models import half_width, reach
 from klmap.store import MatrixFile
@@ -179,7 +179,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_planted_scores_of_a_release_are_found_by_type(published: Path) -> None:
     with store.open_matrix(published / "matrix.h5") as matrix:
-        models = collect.read_models(published / "models.tsv", matrix.model)
+        models = models_table.read_models(published / "models.tsv", matrix.model)
         scores = read_benchmarks([published / "benchmarks.tsv"], models)
         found = prediction.predict(matrix, models, scores, Settings(("Q",), seeds=2, curve=False))
     assert found.tasks == release.TASKS, "6-TaskMean is the mean, no other is added"

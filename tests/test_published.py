@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 import pytest
 
-from klmap import collect, files, geometry, published, texts, webfile
+from klmap import collect, files, geometry, models_table, published, texts, webfile
 from klmap.benchmarks import read_benchmarks
 from klmap.config_published import Published
 from klmap.config_texts import FileTexts
@@ -217,7 +217,7 @@ def test_benchmarks_are_those_of_the_metadata(place, release):
     rows = files.read_tsv(place.places.benchmarks)
     assert list(rows[0]) == ["model", *release.tasks]
     assert [row["model"] for row in rows] == sorted(slug(name) for name in release.names)
-    models = [collect.Model(slug(name)) for name in release.names]
+    models = [models_table.Model(slug(name)) for name in release.names]
     found = read_benchmarks([place.places.benchmarks], models)
     np.testing.assert_array_equal(found.values, release.scores)
     assert np.isnan(found.values).any()

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from klmap import (
     alignment,
     bootstrap,
-    collect,
     embedding,
     figure_resample,
     figure_resample_maps,
     files,
     geometry,
     layout,
+    models_table,
     resample,
     resample_errors,
     resample_maps,
@@ -30,10 +30,10 @@ from klmap import (
     store,
 )
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.errors import InputError
 from klmap.layout import Place, Report
+from klmap.models_table import Model
 from klmap.quality import Quality
 from klmap.resample import Resample, Settings
 from klmap.resample_draws import KINDS, Asked, Kind, Reference
@@ -376,7 +376,7 @@ def measured(
     places = layout.places_of(matrix.model, plane, f"{method}-euclidean")
     path.mkdir(parents=True, exist_ok=True)
     store.write_matrix(path / "matrix.h5", matrix)
-    collect.write_models(path / "models.tsv", models)
+    models_table.write_models(path / "models.tsv", models)
     layout.write_layout(path / "layout.tsv", places)
     layout.write_report(path / "layout.json", report_of(method))
     with store.open_matrix(path / "matrix.h5") as file:

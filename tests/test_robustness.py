@@ -15,11 +15,11 @@ from scipy.spatial import procrustes
 from scipy.stats import pearsonr, spearmanr
 
 from klmap import (
-    collect,
     concordance,
     figure_robustness,
     files,
     geometry,
+    models_table,
     robustness,
     split,
     store,
@@ -64,8 +64,10 @@ def matrix_of(values: Floats, domain: list[str], names: list[str] | None = None)
 def written(path: Path, matrix: Matrix) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     store.write_matrix(path / "matrix.h5", matrix)
-    models = [collect.Model(name, mean_loglik=-1.0, bits_per_byte=1.0) for name in matrix.model]
-    collect.write_models(path / "models.tsv", models)
+    models = [
+        models_table.Model(name, mean_loglik=-1.0, bits_per_byte=1.0) for name in matrix.model
+    ]
+    models_table.write_models(path / "models.tsv", models)
     return path / "matrix.h5"
 
 

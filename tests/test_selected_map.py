@@ -14,13 +14,13 @@ import pytest
 from klmap import (
     alignment,
     bootstrap,
-    collect,
     domain_maps,
     embedding,
     files,
     fixed,
     geometry,
     layout,
+    models_table,
     neighbors,
     placement,
     store,
@@ -28,9 +28,9 @@ from klmap import (
 )
 from klmap.arrays import Floats, Ints
 from klmap.bootstrap import Ellipse
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.embedding import Settings
+from klmap.models_table import Model
 from klmap.quality import Quality
 from klmap.store import Matrix
 from tests import mapfiles
@@ -197,7 +197,7 @@ class Run:
         folder = self.root / name
         store.write_matrix(folder / "matrix.h5", matrix)
         rows = [Model(model, bits_per_byte=1.0, mean_loglik=-5.0) for model in matrix.model]
-        collect.write_models(folder / "models.tsv", rows)
+        models_table.write_models(folder / "models.tsv", rows)
         store.write_distances(folder / "kl.h5", distances_of(matrix, reference))
         return folder
 
@@ -365,7 +365,7 @@ def test_another_selection_of_the_same_texts_is_another_layout(run: Run) -> None
         store.write_matrix(run.selection / "matrix.h5", replace(run.found, selection=name))
         distances = store.read_distances(run.selection / "kl.h5")
         with store.open_matrix(run.selection / "matrix.h5") as matrix:
-            models = collect.read_models(run.selection / "models.tsv", matrix.model)
+            models = models_table.read_models(run.selection / "models.tsv", matrix.model)
             clouds.append(placement.cloud(matrix, distances, models, 5000))
     assert clouds[0].digest != clouds[1].digest
     assert clouds[0].vectors == clouds[1].vectors

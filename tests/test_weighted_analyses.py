@@ -22,7 +22,6 @@ from klmap import (
     axes,
     benchmarks,
     code_lengths,
-    collect,
     contrast,
     figure_axes,
     figure_contrast,
@@ -31,6 +30,7 @@ from klmap import (
     geometry,
     kernels,
     leakage,
+    models_table,
     prediction,
     split,
     store,
@@ -398,7 +398,7 @@ def test_half_of_the_texts_predict_the_scores_of_a_release_about_as_well(
     design, index = drawn(chances, count, np.random.default_rng(6), replacement)
     assert 280 <= len(index) <= 320
     store.write_matrix(tmp_path / "chosen.h5", selected(reference, design, index))
-    rows = collect.read_models(folder / "models.tsv", reference.model)
+    rows = models_table.read_models(folder / "models.tsv", reference.model)
     scores = benchmarks.read_benchmarks([folder / "benchmarks.tsv"], rows).of(["ARC", "GSM8K"])
     settings = Settings(folds=5, seeds=1, curve=False)
     pearson = []

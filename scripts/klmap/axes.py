@@ -28,10 +28,10 @@ from klmap import code_lengths, components, correlation, geometry
 from klmap.arrays import Floats, Floats32
 from klmap.benchmarks import Benchmarks
 from klmap.blocks import ranges
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.files import write_tsv
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.split import Domains
 from klmap.store import MatrixFile
 from klmap.texts import Text, excerpt

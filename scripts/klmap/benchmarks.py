@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import read_tsv
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.vectors import slug
 
 MEAN_TASKS = ("6-TaskMean", "mean")

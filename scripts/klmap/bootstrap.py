@@ -34,13 +34,13 @@ from threadpoolctl import threadpool_limits
 
 from klmap import embedding, fixed, geometry, layout
 from klmap.arrays import Bools, Floats
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.embedding import Settings
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.layout import Place, Report
 from klmap.log import Progress
+from klmap.models_table import Model
 from klmap.store import Distances, Matrix
 
 Counts = npt.NDArray[np.int64]

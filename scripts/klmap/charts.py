@@ -20,8 +20,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klmap import geometry, lineage, style
 from klmap.arrays import Bools, Floats
-from klmap.collect import Model
 from klmap.errors import InputError
+from klmap.models_table import Model
 from klmap.store import Distances
 from klmap.tree import Node
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,14 @@ from klmap.arrays import Floats
 from klmap.blocks import ranges
 from klmap.centring import LowQuantile, write_coordinates
 from klmap.errors import InputError, PermanentFailure
-from klmap.files import read_json, read_tsv, write_tsv
+from klmap.files import read_json
 from klmap.index import Entry, read_index
 from klmap.log import Progress, logger
+from klmap.models_table import Failure, Model
 from klmap.restriction import Texts
 from klmap.store import create_matrix
 from klmap.store_score import Score, read_score, read_status
 from klmap.texts import read_texts
-
-FAILURE_COLUMNS = ("model", "id", "revision", "reason")
 
 _ATTRIBUTES = (
     "dtype",
@@ -37,73 +35,6 @@ _ATTRIBUTES = (
     "selection",
     *conventions.FACTS,
 )
-_STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d+)")
-
-
-@dataclass(frozen=True)
-class Model:
-    """One row of models.tsv: what is known of a model on the map.
-
-    Attributes:
-        model: its name on the map.
-        id: Hub id, local folder or demo id.
-        revision: the configured revision; empty for the default one, the final weights.
-        variant: what sets it apart from other rows of the same source, for example ``int8``.
-        family: from the configuration, else the model type or architecture of its card.
-        architecture: class name of the model, empty if unknown.
-        parameters: number of weights, None if unknown.
-        created_at: ISO 8601 date, empty if unknown.
-        base_model: ids of the models it was made from.
-        license: licence identifier, empty if unknown.
-        dtype: number format it was computed in.
-        prefix: policy for the beginning-of-sequence token.
-        overlength: policy for texts longer than the context.
-        bits_per_byte: mean code length of the texts; lower is better.
-        mean_loglik: mean log-likelihood, nats per text, before clipping; estimated for a model
-            that was scored on a selection of the texts alone.
-        texts: number of texts that it was scored on, None if unknown.
-        tokens: scored tokens of all texts together, None if unknown.
-        truncated: number of texts that were cut to the context length, None if unknown.
-        noise_nats: RMS numerical error, nats per text, None if unknown.
-        commit: the commit, or content hash, of the weights.
-    """
-
-    model: str
-    id: str = ""
-    revision: str = ""
-    variant: str = ""
-    family: str = ""
-    architecture: str = ""
-    parameters: int | None = None
-    created_at: str = ""
-    base_model: tuple[str, ...] = ()
-    license: str = ""
-    dtype: str = ""
-    prefix: str = ""
-    overlength: str = ""
-    bits_per_byte: float = math.nan
-    mean_loglik: float = math.nan
-    texts: int | None = None
-    tokens: int | None = None
-    truncated: int | None = None
-    noise_nats: float | None = None
-    commit: str = ""
-
-    @property
-    def step(self) -> float:
-        """The training step that the revision names; infinite for the final weights."""
-        return revision_step(self.revision)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One row of failures.tsv: a model that is not on the map, and why."""
-
-    model: str
-    id: str
-    revision: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -113,17 +44,6 @@ class Collection:
     models: list[Model]
     failures: list[Failure]
     differences: list[conventions.Difference]
-
-
-def revision_step(revision: str) -> float:
-    """The training step that a revision names: ``step1000``, ``1000``, ``stage1-step5-tokens9B``.
-
-    Returns:
-        The number after ``step``, else the first number, else infinity: a branch name without a
-        number, or no revision at all, is the end of the training.
-    """
-    found = _STEP.search(revision) or _NUMBER.search(revision)
-    return float(found[1]) if found else math.inf
 
 
 def collect(
@@ -357,60 +277,3 @@ def _noise(path: Path, score: Score) -> float | None:
             f"{path}: noise_nats is {found!r}, expected a number; remove it and run again"
         ) from None
     return value if math.isfinite(value) else None
-
-
-def write_models(path: Path, models: Sequence[Model]) -> None:
-    """Write models.tsv: one row per model, ``base_model`` joined by commas."""
-    names = [item.name for item in fields(Model)]
-    write_tsv(path, names, ([_cell(getattr(row, name)) for name in names] for row in models))
-
-
-def _cell(value: Any) -> Any:
-    return ",".join(value) if isinstance(value, tuple) else value
-
-
-def read_models(path: Path, expected: Sequence[str] | None = None) -> list[Model]:
-    """Read models.tsv.
-
-    Args:
-        path: the table.
-        expected: names, in order, of the matrix that the table should describe.
-
-    Raises:
-        InputError: the file is missing, a column is missing, a number is none, or the rows are
-            not the expected ones.
-    """
-    rows = read_tsv(path)
-    try:
-        models = [_model(row) for row in rows]
-    except KeyError as error:
-        raise InputError(f"{path}: no column {error}; remove it and run again") from None
-    except ValueError as error:
-        raise InputError(f"{path}: {error}; remove it and run again") from None
-    if expected is not None and [model.model for model in models] != list(expected):
-        raise InputError(
-            f"{path}: its {len(models)} models are not the {len(expected)} of the matrix; remove "
-            "it and run again"
-        )
-    return models
-
-
-def _model(row: dict[str, str]) -> Model:
-    text = {item.name: row[item.name] for item in fields(Model)}
-    numbers: dict[str, Any] = {
-        "parameters": int(text["parameters"]) if text["parameters"] else None,
-        "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
-        "bits_per_byte": float(text["bits_per_byte"]),
-        "mean_loglik": float(text["mean_loglik"]),
-        "texts": int(text["texts"]) if text["texts"] else None,
-        "tokens": int(text["tokens"]) if text["tokens"] else None,
-        "truncated": int(text["truncated"]) if text["truncated"] else None,
-        "base_model": tuple(name for name in text["base_model"].split(",") if name),
-    }
-    return Model(**{**text, **numbers})
-
-
-def write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    """Write failures.tsv; the header is always there."""
-    rows = ((row.model, row.id, row.revision, row.reason) for row in failures)
-    write_tsv(path, FAILURE_COLUMNS, rows)

@@ -20,11 +20,11 @@ from threadpoolctl import threadpool_limits
 
 from klmap import geometry, layout, split
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.correlation import product, ranks
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.store import MatrixFile
 
 COLUMNS = ("domain", "texts", "model", "x", "y", "correlation")

@@ -43,25 +43,25 @@ from klmap import (
     benchmarks,
     bootstrap,
     chosen,
-    collect,
     conventions,
     explorer_arrays,
     explorer_columns,
     layout,
     lineage,
+    models_table,
     neighbors,
     prediction_files,
     split,
     store,
 )
 from klmap.arrays import Ints
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.errors import InputError
 from klmap.explorer_arrays import packed
 from klmap.files import read_json
 from klmap.geometry import BEYOND
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.neighbors import Neighbor
 
 PAIR_BYTES = 2_000_000
@@ -123,7 +123,7 @@ def payload(
         InputError: a file is missing or broken, or belongs to other models or texts.
     """
     distances = store.read_distances(kl_path)
-    models = collect.read_models(models_path, distances.model)
+    models = models_table.read_models(models_path, distances.model)
     places = layout.read_layout(layout_path, models)
     manifest = read_json(manifest_path)
     with threadpool_limits(1), store.open_matrix(matrix_path) as matrix:

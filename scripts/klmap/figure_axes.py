@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from klmap import axes, charts, style
 from klmap.arrays import Floats
 from klmap.axes import Axes, Correlations
-from klmap.collect import Model
+from klmap.models_table import Model
 from klmap.split import Domains, in_words
 from klmap.texts import Text, excerpt
 

@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 
 from klmap import charts, labels, lineage, style
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.leakage import FLAG, Leakage
+from klmap.models_table import Model
 
 MOST_NAMED = 14
 """Flagged models that have a name in the cloud, the most suspicious ones."""

@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 
 from klmap import figure_map, style
 from klmap.arrays import Floats
-from klmap.collect import Model
+from klmap.models_table import Model
 from klmap.scene import Scene
 
 OTHERS = "#d3d3d3"

@@ -24,8 +24,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from klmap import charts, correlation, style
 from klmap.arrays import Floats
 from klmap.benchmarks import MEAN_TASKS
-from klmap.collect import Model
 from klmap.folds import RANDOM, TYPE
+from klmap.models_table import Model
 from klmap.prediction_files import (
     CONTROL,
     NEW,

@@ -17,10 +17,10 @@ from matplotlib.lines import Line2D
 
 from klmap import charts, figure_map, labels, layout, lineage, style
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.figure_resample import COLORS
 from klmap.layout import Place
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.resample import Resample
 from klmap.resample_maps import COMPARED, Landing, Stability
 

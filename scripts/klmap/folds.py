@@ -17,8 +17,8 @@ from sklearn.model_selection import GroupKFold, KFold
 from klmap import ridge
 from klmap.arrays import Floats, Rows
 from klmap.blocks import in_order, ranges
-from klmap.collect import Model
 from klmap.log import Progress, logger
+from klmap.models_table import Model
 
 TYPE, RANDOM = "type", "random"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from klmap.benchmarks import rows_by_id
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.log import logger
+from klmap.models_table import Model
 
 FAMILY = "family:"
 """In front of a family's name where a model's would stand: all models of the family."""

@@ -18,11 +18,11 @@ from threadpoolctl import threadpool_limits
 from klmap import alignment, embedding, geometry, quality
 from klmap.alignment import Movement
 from klmap.arrays import Floats
-from klmap.collect import Model
 from klmap.design import Design
 from klmap.embedding import Method, Metric, Settings
 from klmap.errors import InputError
 from klmap.files import read_json, read_tsv, write_json, write_tsv
+from klmap.models_table import Model
 from klmap.quality import Quality
 from klmap.store import Matrix
 

@@ -28,10 +28,10 @@ from klmap.arrays import Floats
 from klmap.benchmark_tasks import coverage, main_tasks, one_unit, scales
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
 from klmap.code_lengths import LEAST_TEXTS
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import write_tsv
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.robust import Fit
 
 FLAG = 3.0

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from klmap.collect import Model
+from klmap.models_table import Model
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 from klmap import geometry
 from klmap import nearest as search
 from klmap.arrays import Bools, Floats, Floats32
-from klmap.collect import Model
 from klmap.components import principal
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.nearest import Found
 from klmap.store import Distances, Matrix, MatrixFile
 

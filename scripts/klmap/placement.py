@@ -24,12 +24,12 @@ import numpy.typing as npt
 from klmap import alignment, embedding, fixed, layout, quality
 from klmap.alignment import Movement
 from klmap.arrays import Bools, Floats
-from klmap.collect import Model
 from klmap.embedding import Settings
 from klmap.errors import InputError
 from klmap.files import sha256_of
 from klmap.layout import Place, Report
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.quality import Quality
 from klmap.store import Distances, MatrixFile
 

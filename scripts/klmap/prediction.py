@@ -21,10 +21,10 @@ from klmap import correlation, folds, kernels
 from klmap.arrays import Floats, Rows
 from klmap.benchmark_tasks import coverage, main_tasks, one_unit, scales
 from klmap.benchmarks import MEAN_TASKS, Benchmarks
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.folds import RANDOM, Sample
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.prediction_files import (
     CONTROL,
     Accuracy,

@@ -16,10 +16,10 @@ from threadpoolctl import threadpool_limits
 from klmap import folds, ridge
 from klmap.arrays import Floats, Rows
 from klmap.benchmarks import Benchmarks
-from klmap.collect import Model
 from klmap.folds import RANDOM, TYPE, Sample
 from klmap.kernels import Kernel
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.prediction_files import NEW, OUT_OF_FOLD, Predicted
 
 COVERAGE = 0.9

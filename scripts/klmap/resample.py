@@ -19,11 +19,11 @@ from threadpoolctl import threadpool_limits
 from klmap import layout, resample_errors, resample_maps
 from klmap.arrays import Floats, Rows
 from klmap.blocks import ranges
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import write_tsv
 from klmap.layout import Place, Report
 from klmap.log import logger
+from klmap.models_table import Model
 from klmap.resample_draws import Asked, Kind, Reference
 from klmap.resample_errors import MEASURES, MOST_FOR_NUMBERS, Cost, Number
 from klmap.resample_maps import Landing, Stability

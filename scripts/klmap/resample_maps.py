@@ -17,10 +17,10 @@ import numpy as np
 from klmap import alignment, bootstrap, fixed, geometry, layout
 from klmap.arrays import Floats, Rows
 from klmap.bootstrap import COVERAGE, half_axes
-from klmap.collect import Model
 from klmap.embedding import FEWEST, Settings, family
 from klmap.layout import Report
 from klmap.log import Progress
+from klmap.models_table import Model
 from klmap.resample_draws import FIFTH, Kind, Reference, points_on
 from klmap.resampling import Drawn
 

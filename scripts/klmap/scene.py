@@ -12,11 +12,11 @@ from klmap import layout, style
 from klmap.arrays import Floats
 from klmap.bootstrap import Ellipse
 from klmap.chosen import Chosen
-from klmap.collect import Model
 from klmap.domain_maps import DomainMap
 from klmap.embedding import family
 from klmap.errors import InputError
 from klmap.layout import Place, Report
+from klmap.models_table import Model
 from klmap.store import Distances
 from klmap.tree import Node
 

@@ -19,6 +19,7 @@ import numpy as np
 from klmap.arrays import Bools, Floats, Floats32, Ints
 from klmap.design import Design
 from klmap.errors import InputError
+from klmap.store_design import read_design, write_design
 from klmap.store_file import (
     check_shape,
     created,
@@ -32,9 +33,6 @@ from klmap.store_file import (
 
 MATRIX_FORMAT = "klmap-matrix"
 KL_FORMAT = "klmap-kl"
-
-_DESIGN = {"weight": "weight", "variance": "weight_variance", "balance": "weight_balance"}
-"""Datasets of a matrix that are the arrays of a design."""
 
 
 @dataclass
@@ -189,7 +187,7 @@ class MatrixFile:
                 found = file[name].shape
                 raise InputError(f"{path}: {name} is {found}, names and domains say {shape}")
         check_shape(path, "noise", self.noise, shape[:1])
-        self.design = _read_design(path, file, shape[1])
+        self.design = read_design(path, file, shape[1])
         everyone = np.ones(len(self.model), np.bool_)
         self.complete: Bools = file["complete"][:] if "complete" in file else everyone
         check_shape(path, "complete", self.complete, shape[:1])
@@ -272,22 +270,9 @@ class MatrixWriter:
             for key in ("clip_quantile", "clip_threshold", "mean_bytes", "texts_sha256"):
                 self._file.attrs[key] = values[key]
             if (design := values.get("design")) is not None:
-                for key, name in _DESIGN.items():
-                    array = getattr(design, key)
-                    self._file.create_dataset(name, data=array, dtype=np.float64)
+                write_design(self._file, design)
                 self._file.create_dataset("complete", data=values["complete"], dtype=np.bool_)
-                self._file.attrs["n_reference"] = design.texts
                 self._file.attrs["selection"] = values["selection"]
-
-
-def _read_design(path: Path, file: h5py.File, texts: int) -> Design | None:
-    """How the texts of a matrix stand for those of a reference, if they do."""
-    if "n_reference" not in file.attrs:
-        return None
-    arrays = {key: file[name][:] for key, name in _DESIGN.items()}
-    for key, array in arrays.items():
-        check_shape(path, _DESIGN[key], array, (texts,))
-    return Design(**arrays, texts=int(file.attrs["n_reference"]))
 
 
 @contextmanager

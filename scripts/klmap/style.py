@@ -22,9 +22,9 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from klmap.collect import Model
 from klmap.errors import InputError
 from klmap.files import atomic
+from klmap.models_table import Model
 
 INK = "#1f2937"
 MUTED = "#6b7280"
