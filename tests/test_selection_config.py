@@ -486,7 +486,9 @@ class Chosen(Folder):
         cells = [
             (m.model, m.model, m.fingerprint, m.id, m.revision, m.family, m.variant) for m in rows
         ]
-        index.write_index(self.index, ["\t".join(row) for row in cells], [], self.reference.index)
+        index.write_index(
+            self.index, ["\t".join(row) for row in cells], [], [str(self.reference.index)]
+        )
 
     def collect(self, **kwargs: Any) -> mapfiles.Collected:
         return super().collect(**{"selection": self.path, **kwargs})
