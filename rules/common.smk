@@ -150,7 +150,19 @@ def release_of(wildcards: object) -> Published:
 def drawn_before(wildcards: object) -> list[str]:
     """The selection file that a text set is made from; none where one is drawn."""
     path = CONFIG.selections[wildcards.texts].path
-    return [] if path is None else [path]
+    return [] if path is None else [os.path.expanduser(path)]
+
+
+def matrix_to_draw_from(wildcards: object) -> str:
+    """The matrix of a reference, for a selection that is drawn from it once.
+
+    A reference that grows must not draw other texts and score everybody again, so the matrix of one
+    that was drawn from counts neither by its age nor by its job. `ancient` alone would hide all
+    other reasons to draw again from Snakemake while that job has to run.
+    """
+    path = PLAN.references[wildcards.texts].file("matrix.h5")
+    there = os.path.exists(path) and PLAN.is_drawn(wildcards.texts)
+    return ancient(before_update(path)) if there else path
 
 
 def of_reference(name: str) -> Callable:

@@ -8,6 +8,7 @@ rule index:
     input:
         releases=on_texts(products.release_tables),
         reference=of_reference("index.tsv"),
+        models=on_texts(products.reference_models),
     output:
         f"{RESULTS}/{{texts}}/index.tsv",
     log:
@@ -17,7 +18,8 @@ rule index:
         rows=on_texts(Plan.index_rows),
     run:
         try:
-            write_index(output[0], params.rows, input.releases, input.reference)
+            reference = [*input.reference, *input.models]
+            write_index(output[0], params.rows, input.releases, reference)
         except InputError as error:
             raise WorkflowError(str(error)) from None
 

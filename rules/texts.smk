@@ -25,16 +25,15 @@ rule texts:
 rule selection:
     """Some texts of another set, chosen and weighted by what its models say of them."""
     input:
-        # A reference that grows must not score everybody again on other texts: a selection is drawn
-        # once. Other texts are another matter.
-        matrix=ancient(of_reference("matrix.h5")),
+        matrix=matrix_to_draw_from,
         texts=ancient(of_reference("texts.jsonl")),
         manifest=of_reference("texts.json"),
         drawn=drawn_before,
+    # What was drawn stays where another draw fails: drawn again it could be other texts.
     output:
-        selection=f"{RESULTS}/{{texts}}/selection.h5",
-        texts=f"{RESULTS}/{{texts}}/texts.jsonl",
-        manifest=f"{RESULTS}/{{texts}}/texts.json",
+        selection=update(f"{RESULTS}/{{texts}}/selection.h5"),
+        texts=update(f"{RESULTS}/{{texts}}/texts.jsonl"),
+        manifest=update(f"{RESULTS}/{{texts}}/texts.json"),
     log:
         "logs/selection/{texts}.log",
     wildcard_constraints:

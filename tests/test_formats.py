@@ -191,7 +191,7 @@ def small_selection(path: Path) -> store_selection.Selection:
         texts_sha256="a" * 64,
         reference="b" * 12,
         models=5,
-        clip_threshold=-1e9,
+        clip_threshold=-740.0,
     )
     store_selection.write_selection(path, made)
     return made
@@ -210,7 +210,7 @@ def test_selections_are_described_and_read_by_code_of_ones_own(
     known: dict[str, Any] = {}
     exec(code, known)
     loglik = np.random.default_rng(1).normal(-700, 40, (2, len(made.index)))
-    q = geometry.double_centre(loglik, -1e9, made.design)
+    q = geometry.double_centre(loglik, made.clip_threshold, made.design)
     kl, _ = geometry.pairwise_kl(q, made.mean_bytes, made.design)
     assert known["kl"](*loglik) == pytest.approx(kl[0, 1], rel=1e-9)
 

@@ -358,11 +358,21 @@ def test_the_number_of_texts_for_an_error_is_the_smallest(replacement: bool) -> 
     chance = chances(q)
     n = resampling.texts_for(q, chance, replacement, 0.15, 0.9)
     assert n == resampling.texts_for(Pairs(q), chance, replacement, 0.15, 0.9)
-    shares = [
-        resampling.share_within(resampling.pair_error(q, chance, number, replacement), 0.15)
-        for number in (n - 1, n)
-    ]
+    shares = []
+    for number in (n - 1, n):
+        # The mean over the texts is estimated too.
+        error = np.sqrt(resampling.pair_error(q, chance, number, replacement) ** 2 + 3 / number**2)
+        shares.append(resampling.share_within(error, 0.15))
     assert shares[0] < 0.9 <= shares[1]
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_a_single_pair_is_no_reason_to_draw_two_texts(replacement: bool) -> None:
+    """Its own texts are chosen so well that only the error of the mean is left."""
+    q = coordinates()[:2]
+    q = q - q.mean(axis=0)
+    n = resampling.texts_for(q, chances(q), replacement, 0.05, 0.95)
+    assert n > 50
 
 
 @pytest.mark.parametrize("replacement", [True, False])

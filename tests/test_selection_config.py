@@ -172,6 +172,33 @@ def test_a_model_for_texts_that_nobody_knows_is_refused(tmp_path: Path, asked: A
     assert "no text set 'gone'; configured: pile, fewer" in told
 
 
+def test_a_reference_that_nobody_is_scored_on_is_refused(tmp_path: Path) -> None:
+    told = refusal(tmp_path, models=[NEW])
+    assert "texts.fewer.of: no model is scored on all of 'pile'" in told
+
+
+@pytest.mark.parametrize(
+    "spelled", ["./results/made", "results/../results/made/", "~/results/made"]
+)
+def test_another_spelling_of_a_folder_beside_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str
+) -> None:
+    finished(tmp_path / "results" / "made")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [
+        planned(tmp_path, results="results", texts={"fewer": {**OUTSIDE, "of": of}}, models=[NEW])
+        for of in ("made", spelled)
+    ]
+    assert found[0].references == found[1].references
+
+
+def test_a_selection_cannot_be_made_from_its_own_file(tmp_path: Path) -> None:
+    own = {"source": "selection", "of": "pile", "path": f"{tmp_path}/results/fewer/selection.h5"}
+    told = refusal(tmp_path, texts={"pile": PILE, "fewer": own})
+    assert "is what this text set writes; copy the file" in told
+
+
 # Who is scored where
 
 
@@ -192,10 +219,11 @@ def test_a_model_for_texts_that_nobody_knows_is_refused(tmp_path: Path, asked: A
     ],
 )
 def test_a_model_is_scored_once_where_its_scores_stand_for_others(
-    tmp_path: Path, texts: dict[str, Any], asked: Any, scored: list[str]
+    texts: dict[str, Any], asked: Any, scored: list[str]
 ) -> None:
-    read = load(tmp_path, texts=texts, models=[{"id": "org/model", "texts": asked}])
-    found = read.scored_on
+    found = Config.model_validate(
+        {"texts": texts, "models": [{"id": "org/model", "texts": asked}]}
+    ).scored_on
     assert list(found) == list(texts), "a text set without models of its own is there too"
     assert sorted(name for name, models in found.items() if models) == scored
 
@@ -262,7 +290,7 @@ def test_where_the_reference_is_made_changes_no_fingerprint(
 ) -> None:
     chosen = {"source": "selection", "of": "made", "n": 50}
     model = [{"id": "org/new", "name": "new", "texts": "fewer"}]
-    here = planned(tmp_path, texts={"made": texts, "fewer": chosen}, models=model)
+    here = planned(tmp_path, texts={"made": texts, "fewer": chosen}, models=[OLD, *model])
     made = finished(tmp_path / ("other" if elsewhere else "results") / "made", texts)
     of = str(made) if elsewhere else "made"
     there = planned(tmp_path, texts={"fewer": {**chosen, "of": of}}, models=model)

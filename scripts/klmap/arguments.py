@@ -104,6 +104,8 @@ def allow(plan: Plan, texts: str) -> str:
     """Argument of matrix that names in what scores may differ from those of a release."""
     releases = [plan.config.published[name] for name in releases_on(plan, texts)]
     names = {name for release in releases for name in release.allow}
+    if texts in plan.config.selections:
+        names.update(plan.config.selections[texts].allow)
     return f"--allow {' '.join(sorted(names))}" if names else ""
 
 

@@ -103,7 +103,8 @@ def collect(
             file.write_loglik(begin, rows)
         join.check(manifest, skip_failures)
         differences = conventions.differences(join.scored, wanted.mean_bytes)
-        conventions.refuse(differences, allowed)
+        accepted = join.accepted()
+        conventions.refuse([d for d in differences if d.model not in accepted], allowed)
         for sentence in conventions.sentences(differences):
             logger.warning("%s", sentence)
         if threshold is None:
@@ -182,9 +183,16 @@ class _Join:
             self.models.append(_describe(entry, score, card, self.texts))
             self.complete.append(self.texts.selection is None or entry.is_complete)
             noise = self.models[-1].noise_nats
-            self.scored.append(conventions.scored(score, noise, card))
+            self.scored.append(conventions.scored(score, noise, card, self.texts.share(entry)))
             return self.texts.row(entry, score)
         return None
+
+    def accepted(self) -> set[str]:
+        """Models of a reference, whose conventions were accepted when its own map was made."""
+        if self.texts.selection is None:
+            return set()
+        pairs = zip(self.models, self.complete, strict=True)
+        return {model.model for model, complete in pairs if complete}
 
     def check(self, manifest: Path, skip_failures: bool) -> None:
         """Refuse what does not belong together, naming every file of other texts."""

@@ -275,7 +275,7 @@ class Config(Strict):
         found: dict[str, dict[str, ModelEntry]] = {name: {} for name in self.texts}
         for slug, entry in self.by_slug.items():
             named = set(self.texts if entry.texts is None else entry.texts)
-            for name in named:
+            for name in named.intersection(self.texts):
                 selection = self.selections.get(name)
                 if selection is None or selection.of not in named or selection.of not in self.texts:
                     found[name][slug] = entry

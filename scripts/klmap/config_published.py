@@ -11,9 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from klmap.config_texts import SHA256_PATTERN, Strict, names_commit, plain_address, plain_hash
-
-Convention = Literal["dtype", "prefix", "overlength"]
+from klmap.config_texts import (
+    SHA256_PATTERN,
+    Convention,
+    Strict,
+    names_commit,
+    plain_address,
+    plain_hash,
+)
 
 VECTOR_FILES = ("pkl", "pickle", "npy", "csv", "tsv", "h5", "hdf5")
 """Endings of files that hold log-likelihoods."""

@@ -28,6 +28,9 @@ _PACKED = ("gz", "zst", "bz2", "xz", "lz4", "zip", "tar", "tgz", "7z")
 _COMMIT = re.compile(r"(?:^|/)[0-9a-f]{40}(?:/|$)")
 
 
+Convention = Literal["dtype", "prefix", "overlength"]
+
+
 class Strict(BaseModel):
     """A section of config.yaml: unknown keys are errors, values do not change after reading."""
 
@@ -192,6 +195,9 @@ class SelectionTexts(Strict):
     path: str | None = Field(None, min_length=1)
     """A selection.h5 of the same texts that was drawn before, here or by others. Nothing is drawn
     then."""
+    allow: list[Convention] = Field(default_factory=list)
+    """Conventions in which added models may differ from those of the reference that others have
+    computed, beside those that the release itself allows here."""
 
     @model_validator(mode="after")
     def _one_way(self) -> SelectionTexts:
@@ -213,7 +219,7 @@ class SelectionTexts(Strict):
         """What decides which texts come out, but for the reference, which is a name here."""
         if self.path is not None:
             return self.model_dump(mode="json", include={"source", "of", "path"})
-        recipe = self.model_dump(mode="json", exclude_none=True)
+        recipe = self.model_dump(mode="json", exclude_none=True, exclude={"allow"})
         return recipe if self.error is None else {"share": 0.95, **recipe}
 
 

@@ -32,8 +32,9 @@ from klmap.config_analyses import (
     Resample,
     Robustness,
 )
-from klmap.config_published import Convention, Published, PublishedFile
+from klmap.config_published import Published, PublishedFile
 from klmap.config_texts import (
+    Convention,
     EnvironmentTexts,
     FileTexts,
     HubTexts,
@@ -238,6 +239,12 @@ def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | N
             f"{selection.of!r} is a selection itself, and its models lack most texts; name its "
             f"reference, {config.selections[selection.of].of!r}"
         )
+    released = any(each.texts == selection.of for each in config.published.values())
+    if selection.of in config.texts and not config.scored_on[selection.of] and not released:
+        return ("of",), (
+            f"no model is scored on all of {selection.of!r}, so there is nothing to choose by; a "
+            "model without texts: is"
+        )
     if "/" not in selection.of and not re.fullmatch(NAME_PATTERN, selection.of):
         return ("of",), f"{selection.of!r} is neither a text set nor a folder; {FILE_NAMES}"
     return None
@@ -272,10 +279,11 @@ def _release_problem(
 def _convention_problem(config: Config, release: Published) -> tuple[tuple[str, ...], str] | None:
     """Which models would be scored in another way than a release; found before they are."""
     # Models of a selection of these texts are compared with the release too.
-    chosen = [name for name, each in config.selections.items() if each.of == release.texts]
-    compared = {slug for texts in (release.texts, *chosen) for slug in config.scored_on[texts]}
+    chosen = {n: each.allow for n, each in config.selections.items() if each.of == release.texts}
     wrong: dict[str, list[str]] = {}
     for key in get_args(Convention):
+        sets = [release.texts, *(name for name, allow in chosen.items() if key not in allow)]
+        compared = {slug for texts in sets for slug in config.scored_on[texts]}
         expected = getattr(release, key)
         for entry in (each for slug, each in config.by_slug.items() if slug in compared):
             asked = getattr(entry, key) or getattr(config.scoring, key)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from klmap.arrays import Floats
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.geometry import nats_per_unit
@@ -84,13 +85,16 @@ class Difference:
     basis: str = field(default="unknown")
 
 
-def scored(score: Score, noise: float | None, card: Mapping[str, Any]) -> Scored:
+def scored(
+    score: Score, noise: float | None, card: Mapping[str, Any], share: Floats | None = None
+) -> Scored:
     """Collect from a score and its card what the comparison needs.
 
     Args:
         score: with the attributes ``imported`` (the release) and ``FACTS``, where they are known.
         noise: RMS numerical error, nats per text.
         card: of the model.
+        share: (N,) weights of the texts, which add up to 1; by default all count alike.
     """
     known = score.attributes
     bos = known.get("bos_id")
@@ -101,11 +105,11 @@ def scored(score: Score, noise: float | None, card: Mapping[str, Any]) -> Scored
         noise=noise,
         vocabulary=int(card.get("vocabulary") or 0),
         adds_bos=None if bos is None else int(bos) >= 0,
-        overlong=_overlong(score),
+        overlong=_overlong(score, share),
     )
 
 
-def _overlong(score: Score) -> tuple[float, float] | None:
+def _overlong(score: Score, share: Floats | None) -> tuple[float, float] | None:
     """Log-likelihood of what lies beyond the context, where every token costs what the text's do.
 
     A truncated text lacks it, one cut into windows has it.
@@ -116,7 +120,8 @@ def _overlong(score: Score) -> tuple[float, float] | None:
         return None
     cost = score.loglik / np.maximum(score.n_scored, 1)
     beyond = cost * excess
-    return float(beyond.mean()), float(beyond.std())
+    mean = np.average(beyond, weights=share)
+    return float(mean), math.sqrt(np.average((beyond - mean) ** 2, weights=share))
 
 
 def differences(models: Sequence[Scored], mean_bytes: float) -> list[Difference]:

@@ -69,7 +69,8 @@ class Design:
         present *= times.sum() / (times @ present)
         found = present.copy()
         free = self.variance > 0
-        drawn = generator.gamma(present[free] / self.variance[free])
-        found[free] = drawn * self.variance[free]
-        total = self.balance @ found
-        return np.asarray(found * (self.balance @ present / total if total else 1), np.float64)
+        drawn = generator.gamma(present[free] / self.variance[free]) * self.variance[free]
+        balance = self.balance[free]
+        total = balance @ drawn
+        found[free] = drawn * (balance @ present[free] / total if total else 1)
+        return found

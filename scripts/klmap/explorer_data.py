@@ -54,7 +54,7 @@ from klmap import (
     split,
     store,
 )
-from klmap.arrays import Ints
+from klmap.arrays import Floats, Ints
 from klmap.design import Design
 from klmap.errors import InputError
 from klmap.explorer_arrays import packed
@@ -157,7 +157,8 @@ def payload(
             result["pairs"] = explorer_arrays.pairs(distances.kl, distances.se)
         used = pair_bytes if result["pairs"] else 0
         room = LARGEST_PAGE - _characters(result)
-        result["components"] = _components(matrix, domains, index, used, room)
+        known = None if matrix.design is None else distances.kl
+        result["components"] = _components(matrix, domains, index, used, room, known)
     logger.info(
         "%d models: %.1f MB of data, %s pairs, %s",
         len(models),
@@ -252,9 +253,18 @@ def _neighbors(
 
 
 def _components(
-    matrix: store.MatrixFile, domains: split.Domains, index: Ints, used: int, room: int
+    matrix: store.MatrixFile,
+    domains: split.Domains,
+    index: Ints,
+    used: int,
+    room: int,
+    known: Floats | None,
 ) -> dict[str, Any] | None:
-    """The domains' coordinates, of as many columns as the page has room for, and their error."""
+    """The domains' coordinates, of as many columns as the page has room for, and their error.
+
+    On a selection the error of a KL is measured against ``known``, where pairs with all texts have
+    theirs, if all pairs are there.
+    """
     models, count = len(matrix.model), len(domains.names)
     budget = max(COMPONENT_BYTES - used, COMPONENT_BYTES_PER_MODEL * models)
     fullest = max((min(models - 1, size) for size in domains.sizes), default=0)
@@ -266,16 +276,21 @@ def _components(
     points, scale, residual = explorer_arrays.components(matrix, domains, rank)
     first, second = _sampled(models, index)
     exact = split.parts(matrix, first, second, domains)
-    wrong = explorer_arrays.estimate(points, scale, residual, first, second) - exact
+    estimated = explorer_arrays.estimate(points, scale, residual, first, second)
+    wrong = estimated - exact
     kl = exact.sum(axis=1, keepdims=True)
     far = kl[:, 0] > 0
     parts = np.abs(wrong[far] / kl[far])
     sums = np.abs(wrong[far].sum(axis=1, keepdims=True) / kl[far])
+    if known is not None:
+        better = known[first, second][far, None]
+        sums = np.abs(estimated[far].sum(axis=1, keepdims=True) - better) / better
     return {
         "points": packed(points, "i2"),
         "scale": packed(scale, "f4"),
         "residual": packed(residual, "f4"),
-        "exact": not residual.any(),
+        # On a selection some pairs have a KL that is known better than from its texts.
+        "exact": matrix.design is None and not residual.any(),
         "error": {**explorer_arrays.spread(parts), "pairs": int(far.sum())},
         "kl_error": {**explorer_arrays.spread(sums), "pairs": int(far.sum())},
     }

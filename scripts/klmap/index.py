@@ -61,6 +61,8 @@ def write_index(
         rows: one line per configured model, its cells in the order of ``COLUMNS``.
         releases: tables of the same columns that imports have written.
         reference: of a selection, index.tsv of the text set that it was drawn from; else none.
+            With models.tsv of the same behind it, only the models that it names are taken over:
+            those of its finished map.
 
     Raises:
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
@@ -87,14 +89,17 @@ def write_index(
     if reference:
         header = f"{header}\t{REFERENCE}"
         lines = {name: f"{line}\t" for name, line in lines.items()}
-        _add_reference(lines, Path(reference[0]))
+        _add_reference(lines, *map(Path, reference))
     write_text(Path(index), "\n".join([header, *lines.values()]) + "\n")
 
 
-def _add_reference(lines: dict[str, str], reference: Path) -> None:
+def _add_reference(lines: dict[str, str], reference: Path, models: Path | None = None) -> None:
     """The models of a reference stand on the maps of its selections."""
+    finished = None if models is None else {row["model"] for row in read_tsv(models)}
     for found in read_tsv(reference):
         name = found["model"]
+        if finished is not None and name not in finished:
+            continue
         if name in lines:
             raise InputError(
                 f"{name!r} was scored on all texts already ({reference}), so it is on the map of "

@@ -16,7 +16,8 @@ from klmap import references, zoo_runs
 from klmap.config import Config, ModelEntry, fingerprint
 from klmap.config_published import Published
 from klmap.config_texts import SelectionTexts
-from klmap.errors import ConfigError
+from klmap.errors import ConfigError, InputError
+from klmap.files import read_json
 
 PLAN_COLUMNS = ("model", "source", "texts", "score", "dtype", "quantization")
 """Columns of the table of scores that pre-flight and status read."""
@@ -209,6 +210,19 @@ class Plan:
             most, longest = reference.texts, reference.max_bytes
         known = [number for number in (configured.n, most) if number is not None]
         return min(known, default=None), longest
+
+    def is_drawn(self, texts: str) -> bool:
+        """Whether a selection is there, of the texts that its reference has and is to have."""
+        reference = self.references[texts]
+        made, of = Path(self.results, texts), Path(reference.folder)
+        try:
+            found = read_json(made / "texts.json")["selection"]["reference"]
+            manifest = read_json(of / "texts.json")
+        except (InputError, KeyError, TypeError):
+            return False
+        wanted = self._recipes[reference.name] if reference.name else manifest.get("recipe")
+        same = found.get("texts_sha256") == manifest.get("sha256")
+        return same and manifest.get("recipe") == wanted and (made / "selection.h5").is_file()
 
     def recipe(self, texts: str) -> str:
         """What decides which texts come out, as JSON.

@@ -67,12 +67,20 @@ def find(config: Config, texts: str, file: Path) -> Reference:
     Raises:
         ConfigError: the reference is not configured, and has not been made before either.
     """
-    of = config.selections[texts].of
+    of, path = config.selections[texts].of, config.selections[texts].path
+    if path is not None and _same(path, f"{config.results}/{texts}/selection.h5"):
+        raise ConfigError(
+            f"{file}: texts.{texts}.path: {path!r} is what this text set writes; copy the file to "
+            "another place and name that"
+        )
     if of in config.texts:
         return Reference(f"{config.results}/{of}", of)
     where = f"{file}: texts.{texts}.of"
     folder = Path(of).expanduser() if "/" in of else Path(config.results, of)
-    beside = folder.resolve().parent == Path(config.results).resolve()
+    beside = _same(folder.resolve().parent, config.results)
+    if beside:
+        # However it is written: another spelling would draw again.
+        folder = Path(config.results, folder.resolve().name)
     if beside and folder.name in config.texts:
         raise ConfigError(
             f"{where}: {of!r} is the folder of a text set of this configuration; give its name, "
@@ -122,6 +130,11 @@ def _made_before(found: Mapping[str, Reference]) -> list[str]:
 def _all_but(names: Sequence[str]) -> str:
     without = f"(?!(?:{'|'.join(map(re.escape, names))})/)" if names else ""
     return without + NAME_PATTERN
+
+
+def _same(first: Path | str, second: Path | str) -> bool:
+    """Whether two paths mean one place."""
+    return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
 
 
 def _unfinished(where: str, of: str, folder: Path, found: str) -> str:

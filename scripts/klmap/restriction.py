@@ -65,6 +65,12 @@ class Texts:
             return score.loglik[self.selection.index]
         return score.loglik
 
+    def share(self, entry: Entry) -> Floats | None:
+        """Weights of the texts that a score is of; None where all count alike."""
+        if self.selection is None or entry.is_complete:
+            return None
+        return self.selection.design.share
+
     def mean(self, entry: Entry, score: Score) -> float:
         """Mean log-likelihood of a model, nats per text: of all texts, or estimated for them."""
         if self.selection is None or entry.is_complete:

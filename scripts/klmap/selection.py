@@ -177,7 +177,12 @@ def _draw(recipe: SelectionTexts, name: str, matrix: MatrixFile) -> Selection:
         drawn = resampling.draw(probability, n, recipe.replacement, order, recipe.seed)
         if len(drawn.index) < 2:
             raise ValueError(f"{n} draws have found 1 text; a map needs at least 2: raise n")
-        error = resampling.pair_error(pairs, probability, n, recipe.replacement)
+        differ = bool((pairs.squares > 0).any())
+        error = (
+            resampling.pair_error(pairs, probability, n, recipe.replacement)
+            if differ
+            else np.zeros(0)
+        )
     except ValueError as problem:
         raise InputError(f"texts.{name}: {problem}") from None
     _report(recipe, name, n, error, len(rows))
@@ -213,6 +218,8 @@ def _report(recipe: SelectionTexts, name: str, n: int, error: Floats, models: in
             f"{100 * _share(recipe):g} % of the pairs"
         )
     logger.info("%s: %d %s (%s)%s", name, n, how, recipe.method, why)
+    if not error.size:
+        return
     logger.info(
         "%s: relative standard error of a KL by the choice of the texts, klmap's own estimate from "
         "%d models: %.2g %% for the median pair, up to %.2g %% for 95 %% of the pairs",
