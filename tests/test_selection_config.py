@@ -17,6 +17,7 @@ from klmap import (
     files,
     geometry,
     index,
+    models_table,
     products,
     references,
     selection,
@@ -514,8 +515,11 @@ class Chosen(Folder):
         cells = [
             (m.model, m.model, m.fingerprint, m.id, m.revision, m.family, m.variant) for m in rows
         ]
+        finished = [m.model for m in self.reference.made if m.loglik is not None]
+        models = self.reference.root / "models.tsv"
+        models_table.write_models(models, [models_table.Model(name) for name in finished])
         index.write_index(
-            self.index, ["\t".join(row) for row in cells], [], [str(self.reference.index)]
+            self.index, ["\t".join(row) for row in cells], [], [str(self.reference.index), models]
         )
 
     def collect(self, **kwargs: Any) -> mapfiles.Collected:
@@ -694,14 +698,16 @@ def test_a_selection_that_its_manifest_does_not_name_is_refused(pile: Folder) ->
         fewer.collect()
 
 
-def test_failures_of_either_kind_are_listed_and_others_drawn(pile: Folder) -> None:
+def test_what_failed_here_is_listed_and_what_failed_for_the_reference_is_left_out(
+    pile: Folder,
+) -> None:
     pile.add("z", error="no weights")
     fewer = Chosen(pile)
     fewer.add("y", error="not finite")
     fewer.add_of("c", pile.values())
     pile.write_index()
     found = fewer.collect(skip_failures=True)
-    assert [failure.model for failure in found.failures] == ["y", "z"]
+    assert [failure.model for failure in found.failures] == ["y"]
     assert found.matrix.model == ["a", "b", "c", "d"]
     assert found.matrix.complete is not None
     assert found.matrix.complete.tolist() == [True, True, False, True]

@@ -200,6 +200,24 @@ def test_another_draw_scores_the_added_model_again_and_nobody_else(
     assert project.planned() == {"selection": 1, "fetch": 1, "score": 1, **MAP}
 
 
+def test_another_draw_is_made_where_the_map_of_the_reference_is_made_again_too(
+    project: Project,
+) -> None:
+    configure(project, n=12)
+    project.configure(map={**MAP_SETTINGS, "clip_threshold": -500.0})
+    both = {**dict.fromkeys(MAP, 2), "index": 1}
+    assert project.planned() == {"selection": 1, "fetch": 1, "score": 1, **both}
+
+
+def test_what_was_drawn_stays_where_another_draw_fails(steps: Steps, project: Project) -> None:
+    configure(project, n=41, replacement=False)
+    said = project.run("results/fewer/texts.json", check=False)
+    assert "texts.fewer: 41 texts are asked for without replacement, of 40" in said
+    configure(project)
+    assert project.planned() == {}
+    assert contents(project.folder / "results/fewer") == contents(steps.folder / "fewer")
+
+
 def test_one_more_added_model_costs_its_own_jobs_and_the_map_of_the_selection(
     project: Project,
 ) -> None:

@@ -198,9 +198,12 @@ class _Join:
         """Refuse what does not belong together, naming every file of other texts."""
         if self.other:
             names = "\n".join(f"  {path}" for path in self.other)
+            described = f"{manifest} and its reference describe"
+            if self.texts.selection is None:
+                described = f"{manifest} describes"
             raise InputError(
                 f"{len(self.other)} of {self.read} scores were computed on other texts than "
-                f"{manifest} describes (sha256 {self.texts.sha256[:12]}):\n{names}\n"
+                f"{described} (sha256 {self.texts.sha256[:12]}):\n{names}\n"
                 "scores of different text sets cannot share a map: remove these files and run again"
             )
         for path, count, number in self.unequal:

@@ -60,9 +60,8 @@ def write_index(
         index: the table.
         rows: one line per configured model, its cells in the order of ``COLUMNS``.
         releases: tables of the same columns that imports have written.
-        reference: of a selection, index.tsv of the text set that it was drawn from; else none.
-            With models.tsv of the same behind it, only the models that it names are taken over:
-            those of its finished map.
+        reference: of a selection, index.tsv and models.tsv of the text set that it was drawn from:
+            the models of its finished map are taken over.
 
     Raises:
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
@@ -93,12 +92,12 @@ def write_index(
     write_text(Path(index), "\n".join([header, *lines.values()]) + "\n")
 
 
-def _add_reference(lines: dict[str, str], reference: Path, models: Path | None = None) -> None:
+def _add_reference(lines: dict[str, str], reference: Path, models: Path) -> None:
     """The models of a reference stand on the maps of its selections."""
-    finished = None if models is None else {row["model"] for row in read_tsv(models)}
+    finished = {row["model"] for row in read_tsv(models)}
     for found in read_tsv(reference):
         name = found["model"]
-        if finished is not None and name not in finished:
+        if name not in finished:
             continue
         if name in lines:
             raise InputError(

@@ -91,12 +91,6 @@ def of_reference(plan: Plan, texts: str, name: str) -> list[str]:
     return [reference.file(name)]
 
 
-def reference_models(plan: Plan, texts: str) -> list[str]:
-    """models.tsv of a reference that was made before: its index may ask for more by now."""
-    reference = plan.references.get(texts)
-    return [] if reference is None or reference.name else [reference.file("models.tsv")]
-
-
 def selection_file(plan: Plan, texts: str) -> list[str]:
     """The selection that the texts of a map are; nothing for texts of their own."""
     return [f"{plan.results}/{texts}/selection.h5"] if texts in plan.references else []
