@@ -218,7 +218,8 @@ def refuse(found: Sequence[Difference], allowed: Sequence[str]) -> None:
         f"scored by other conventions than those of {release}, so that distances would not be KL "
         "divergences:\n" + "\n".join(lines) + "\n"
         f"score them alike (scoring: {{{fix}}}), or accept the shift, which conventions.tsv then "
-        f"estimates, with published: {{{release}: {{allow: [{', '.join(keys)}]}}}}"
+        f"estimates, with published: {{{release}: {{allow: [{', '.join(keys)}]}}}}; for "
+        "models of a text selection its own allow: does as well"
     )
 
 
