@@ -267,7 +267,7 @@ def test_the_note_of_ellipses_says_whether_the_others_stay(scene: Scene) -> None
     for one, stay in ((drawn, False), (held, True)):
         said = " ".join(text.get_text() for text in figures.FIGURES["ellipses"](one).texts)
         assert "hold the chance of that choice too" in said
-        assert ("among others that stay" in said) == stay
+        assert ("on top of what the models around them have" in said) == stay
 
 
 def test_domains_of_a_selection_count_the_chosen_texts(scene: Scene) -> None:
