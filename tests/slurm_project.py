@@ -8,14 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import pytest
+
 from klmap import configfile
 from klmap.cards import Card, write_card
 from tests.project import SNAKEMAKE, Project, make_project
-from tests.slurm_cluster import said, wait_until
+from tests.slurm_cluster import Cluster, said, wait_until, why_not
 
 PROFILE = ("--profile", "profiles/slurm")
 QUICK = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "20")
@@ -181,3 +184,16 @@ class SlurmJob:
             int(days or 0) * 1440 + int(hours) * 60 + int(minutes),
             int(found["Restarts"]),
         )
+
+
+def one_node(gpus: int) -> Iterator[Cluster]:
+    """A cluster of one node, for a fixture; no Snakemake that was started on it outlives it."""
+    reason = why_not()
+    if reason and os.environ.get("CI") == "true":
+        pytest.fail(f"continuous integration tests SLURM, but: {reason}")
+    if reason:
+        pytest.skip(reason)
+    with Cluster(gpus=gpus) as made:
+        yield made
+        for head in Head.started:
+            head.process.kill()

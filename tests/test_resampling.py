@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from klmap import resampling
+from klmap import pair_errors, resampling
 from klmap.arrays import Floats
 from klmap.pair_sums import Pairs
 from klmap.resampling import Drawn
@@ -309,7 +309,7 @@ def test_the_expected_error_of_a_pair_is_what_draws_show(method: str, replacemen
         estimates(q, resampling.draw(chance, 120, replacement, rng.permutation(300), seed)) / exact
         for seed in range(2500)
     ]
-    expected = resampling.pair_error(q, chance, 120, replacement)
+    expected = pair_errors.pair_error(q, chance, 120, replacement)
     assert len(expected) == 15
     np.testing.assert_allclose(np.std(found, axis=0), expected, rtol=0.1)
 
@@ -329,40 +329,40 @@ def test_an_order_of_like_beside_like_makes_errors_smaller_than_expected() -> No
         estimates(q, resampling.draw(chance, 120, False, order, seed)) / exact
         for seed in range(400)
     ]
-    expected = resampling.pair_error(q, chance, 120, replacement=False)
+    expected = pair_errors.pair_error(q, chance, 120, replacement=False)
     assert np.mean(np.std(found, axis=0)) < 0.8 * expected.mean()
 
 
 def test_all_texts_without_replacement_have_no_error() -> None:
     q = coordinates()
-    assert resampling.pair_error(q, chances(q), 400, replacement=False).max() < 1e-6
+    assert pair_errors.pair_error(q, chances(q), 400, replacement=False).max() < 1e-6
 
 
 def test_pairs_of_equal_models_do_not_count() -> None:
     q = coordinates(models=6)
     q[5] = q[4]
-    assert len(resampling.pair_error(q, chances(q), 100, replacement=True)) == 14
+    assert len(pair_errors.pair_error(q, chances(q), 100, replacement=True)) == 14
     with pytest.raises(ValueError, match="no two models differ"):
-        resampling.pair_error(np.ones((3, 1)) * q[0], chances(q), 100, replacement=True)
+        pair_errors.pair_error(np.ones((3, 1)) * q[0], chances(q), 100, replacement=True)
 
 
 def test_share_within_is_the_mean_chance_of_a_normal_error() -> None:
     errors = np.array([0.05, 0.1, 0.0])
     expected = (0.9544997 + 0.6826895 + 1) / 3
-    assert resampling.share_within(errors, 0.1) == pytest.approx(expected, abs=1e-6)
+    assert pair_errors.share_within(errors, 0.1) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("replacement", [True, False])
 def test_the_number_of_texts_for_an_error_is_the_smallest(replacement: bool) -> None:
     q = coordinates()
     chance = chances(q)
-    n = resampling.texts_for(q, chance, replacement, 0.15, 0.9)
-    assert n == resampling.texts_for(Pairs(q), chance, replacement, 0.15, 0.9)
+    n = pair_errors.texts_for(q, chance, replacement, 0.15, 0.9)
+    assert n == pair_errors.texts_for(Pairs(q), chance, replacement, 0.15, 0.9)
     shares = []
     for number in (n - 1, n):
         # The mean over the texts is estimated too.
-        error = np.sqrt(resampling.pair_error(q, chance, number, replacement) ** 2 + 3 / number**2)
-        shares.append(resampling.share_within(error, 0.15))
+        error = np.sqrt(pair_errors.pair_error(q, chance, number, replacement) ** 2 + 3 / number**2)
+        shares.append(pair_errors.share_within(error, 0.15))
     assert shares[0] < 0.9 <= shares[1]
 
 
@@ -371,7 +371,7 @@ def test_a_single_pair_is_no_reason_to_draw_two_texts(replacement: bool) -> None
     """Its own texts are chosen so well that only the error of the mean is left."""
     q = coordinates()[:2]
     q = q - q.mean(axis=0)
-    n = resampling.texts_for(q, chances(q), replacement, 0.05, 0.95)
+    n = pair_errors.texts_for(q, chances(q), replacement, 0.05, 0.95)
     assert n > 50
 
 
@@ -379,7 +379,7 @@ def test_a_single_pair_is_no_reason_to_draw_two_texts(replacement: bool) -> None
 def test_the_number_of_texts_for_an_error_keeps_what_it_promises(replacement: bool) -> None:
     q = coordinates()
     chance = chances(q)
-    n = resampling.texts_for(q, chance, replacement, 0.15, 0.9)
+    n = pair_errors.texts_for(q, chance, replacement, 0.15, 0.9)
     exact = resampling.squared_distances(q @ q.T)[np.triu_indices(len(q), 1)]
     rng = np.random.default_rng(8)
     within = []
@@ -394,5 +394,5 @@ def test_an_error_that_takes_nearly_all_texts_is_refused_with_replacement_alone(
     q = coordinates()
     chance = chances(q)
     with pytest.raises(ValueError, match="use replacement: false, or a larger error"):
-        resampling.texts_for(q, chance, True, 0.001, 0.99)
-    assert 300 < resampling.texts_for(q, chance, False, 0.001, 0.99) <= 400
+        pair_errors.texts_for(q, chance, True, 0.001, 0.99)
+    assert 300 < pair_errors.texts_for(q, chance, False, 0.001, 0.99) <= 400

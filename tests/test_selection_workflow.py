@@ -20,8 +20,8 @@ from klmap.files import read_json, read_tsv
 from tests.builders import tiny_model, tiny_texts
 from tests.project import AGGREGATION, Project, copy_clone
 from tests.release import make_release
-from tests.slurm_cluster import Cluster, why_not
-from tests.slurm_project import Clone, Head
+from tests.slurm_cluster import Cluster
+from tests.slurm_project import Clone, one_node
 
 pytestmark = pytest.mark.workflow
 
@@ -467,15 +467,7 @@ def test_own_models_stand_on_the_map_of_a_release_by_fewer_texts(tmp_path: Path)
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """One node with a GPU."""
-    reason = why_not()
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(f"continuous integration tests SLURM, but: {reason}")
-    if reason:
-        pytest.skip(reason)
-    with Cluster(gpus=1) as made:
-        yield made
-        for head in Head.started:
-            head.process.kill()
+    yield from one_node(1)
 
 
 @pytest.mark.usefixtures("cluster")

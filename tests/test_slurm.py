@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.builders import tiny_texts
 from tests.project import make_project
-from tests.slurm_cluster import Cluster, said, wait_until, why_not
-from tests.slurm_project import Clone, Head, SlurmJob, make_placeholders
+from tests.slurm_cluster import Cluster, said, wait_until
+from tests.slurm_project import Clone, SlurmJob, make_placeholders, one_node
 
 pytestmark = pytest.mark.workflow
 
@@ -27,15 +26,7 @@ MANY = 1018
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """One node with four GPUs."""
-    reason = why_not()
-    if reason and os.environ.get("CI") == "true":
-        pytest.fail(f"continuous integration tests SLURM, but: {reason}")
-    if reason:
-        pytest.skip(reason)
-    with Cluster(gpus=4) as made:
-        yield made
-        for head in Head.started:
-            head.process.kill()
+    yield from one_node(4)
 
 
 def make_clone(folder: Path) -> Clone:

@@ -383,7 +383,8 @@ def _legend(
         lines.append(Patch(color=style.INK, alpha=0.6, label="made from its parent"))
     if scene.chosen is not None and scene.added:
         label = f"by {scene.chosen.texts:,} of {scene.chosen.of:,} texts  {len(scene.added):,}"
-        ring = {"linestyle": "none", "marker": "o", "markersize": 9.0, "color": style.INK}
-        lines.append(Line2D([], [], markerfacecolor="none", label=label, **ring))  # type: ignore[arg-type]
+        ring = Line2D([], [], color=style.INK, linestyle="none", marker="o", label=label)
+        ring.set(markersize=9.0, markerfacecolor="none")
+        lines.append(ring)
     arrow = HandlerPatch(patch_func=_legend_arrow)
     charts.colored(figure, coloring, left, top, 3.2, lines, {Patch: arrow})

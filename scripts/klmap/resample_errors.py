@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 
-from klmap import resampling
+from klmap import pair_errors, resampling
 from klmap.arrays import Bools, Floats
 from klmap.log import Progress
 from klmap.pair_sums import Pairs
@@ -245,7 +245,7 @@ def _number(
     reference = exact.reference
     probability = reference.probability[kind.method]
     try:
-        n = resampling.texts_for(pairs, probability, kind.replacement, error, share)
+        n = pair_errors.texts_for(pairs, probability, kind.replacement, error, share)
     except ValueError:
         # With replacement, no number of draws is sure to find so many texts.
         return Number(error, share, kind, 0, math.nan, math.nan)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from klmap import components, resampling, split
+from klmap import components, pair_errors, resampling, split
 from klmap.arrays import Floats, Floats32, Rows
 from klmap.blocks import ranges
 from klmap.config_texts import SelectionTexts
@@ -169,7 +169,7 @@ def _draw(recipe: SelectionTexts, name: str, matrix: MatrixFile) -> Selection:
         if recipe.n is not None:
             n = recipe.n
         elif recipe.error is not None:
-            n = resampling.texts_for(
+            n = pair_errors.texts_for(
                 pairs, probability, recipe.replacement, recipe.error, _share(recipe)
             )
         else:
@@ -179,7 +179,7 @@ def _draw(recipe: SelectionTexts, name: str, matrix: MatrixFile) -> Selection:
             raise ValueError(f"{n} draws have found 1 text; a map needs at least 2: raise n")
         differ = bool((pairs.squares > 0).any())
         error = (
-            resampling.pair_error(pairs, probability, n, recipe.replacement)
+            pair_errors.pair_error(pairs, probability, n, recipe.replacement)
             if differ
             else np.zeros(0)
         )
