@@ -12,14 +12,17 @@ from pydantic import Field, field_validator, model_validator
 
 from klmap.config_texts import Strict
 
-NAMES = ("predict", "leakage", "axes", "contrast", "robustness", "resample")
+NAMES = (
+    *("predict", "leakage", "axes", "contrast", "robustness", "resample"),
+    *("scale", "trajectories", "merges", "quantization", "true_kl"),
+)
 """All analyses; each is a rule, a script and a folder of this name."""
 
 NEED_BENCHMARKS = ("predict", "leakage")
 """Analyses that are left out where there are no benchmark scores."""
 
 
-NEED_ALL_TEXTS = ("robustness", "resample")
+NEED_ALL_TEXTS = ("robustness", "resample", "trajectories", "merges", "quantization", "true_kl")
 """Analyses of what depends on the texts; they are left out for selections of texts."""
 
 
@@ -109,6 +112,55 @@ class Resample(Strict):
     """Seed of all that is drawn."""
 
 
+class Scale(Strict):
+    """What a KL means: KLs of pairs by how the two models are related."""
+
+    early_until: float | None = Field(None, gt=0)
+    """Training steps up to which consecutive checkpoints count as early; half of the last known
+    step of each run without it."""
+    pairs: int = Field(20_000, ge=10)
+    """At most so many pairs of each relation; more are sampled."""
+    bootstrap: int = Field(200, ge=2)
+    """Bootstrap samples of the texts, for the standard error of each median."""
+    seed: int = 42
+    """Seed of both."""
+
+
+class Trajectories(Strict):
+    """Training runs: how fast a model moves, and how."""
+
+    from_step: float = Field(2000, ge=0)
+    """Checkpoints from this training step on count for outlier texts, speed and exponents."""
+    drop: float = Field(0.03, ge=0, lt=1)
+    """Share of the texts that is left out: those on which log-likelihoods jump the most between
+    consecutive checkpoints."""
+    ahead: int = Field(10, ge=2)
+    """How many later checkpoints an exponent is fitted to."""
+    bootstrap: int = Field(1000, ge=100)
+    """Bootstrap samples, for the confidence intervals."""
+    seed: int = 42
+    """Seed of these."""
+
+
+class Merges(Strict):
+    """How straight the way between two models is."""
+
+
+class QuantizationShift(Strict):
+    """What a precision does to models, and whether that is more than error."""
+
+
+class TrueKl(Strict):
+    """The exact KL per token of pairs with one vocabulary, to check the estimates by."""
+
+    pairs: list[tuple[str, str]] = Field(default_factory=list)
+    """Names on the map, two and two. Both models are loaded in one job."""
+    own: bool = True
+    """Also each quantised model with its original, and consecutive checkpoints."""
+    texts: int = Field(200, ge=2)
+    """On how many of the texts, evenly spread over the set."""
+
+
 class Analyses(Strict):
     """Analyses beyond the map, each off until named."""
 
@@ -127,13 +179,23 @@ class Analyses(Strict):
     """Measure how far distances depend on the texts."""
     resample: Resample | None = None
     """Measure what fewer texts would cost."""
+    scale: Scale | None = None
+    """Draw the scale of KL: pairs by relation."""
+    trajectories: Trajectories | None = None
+    """Follow training runs."""
+    merges: Merges | None = None
+    """Measure how straight the ways of merges are."""
+    quantization: QuantizationShift | None = None
+    """Measure what precisions cost."""
+    true_kl: TrueKl | None = None
+    """Compute exact KLs of some pairs, and compare the estimates."""
 
     @model_validator(mode="before")
     @classmethod
     def _named_is_on(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        bare = {"predict", "leakage", "axes", "robustness", "resample"}
+        bare = {*NAMES} - {"contrast"}
         return {
             key: {} if key in bare and item in (None, True) else item
             for key, item in value.items()

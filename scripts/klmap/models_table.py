@@ -32,6 +32,12 @@ class Model:
         parameters: number of weights, None if unknown.
         created_at: ISO 8601 date, empty if unknown.
         base_model: ids of the models it was made from.
+        relation: what was done to these: ``finetune``, ``merge``, ``adapter`` or ``quantized``;
+            empty if unknown.
+        seed_group: name that runs share which differ in their seed; empty without one.
+        size_group: name that models share which differ in their size; empty without one.
+        layer: of a row that is a hidden state, read through the model's own head (logit lens), the
+            number of blocks behind it; None for a whole model.
         license: licence identifier, empty if unknown.
         dtype: number format it was computed in.
         prefix: policy for the beginning-of-sequence token.
@@ -55,6 +61,10 @@ class Model:
     parameters: int | None = None
     created_at: str = ""
     base_model: tuple[str, ...] = ()
+    relation: str = ""
+    seed_group: str = ""
+    size_group: str = ""
+    layer: int | None = None
     license: str = ""
     dtype: str = ""
     prefix: str = ""
@@ -135,6 +145,7 @@ def _model(row: dict[str, str]) -> Model:
     numbers: dict[str, Any] = {
         "parameters": int(text["parameters"]) if text["parameters"] else None,
         "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
+        "layer": int(text["layer"]) if text["layer"] else None,
         "bits_per_byte": float(text["bits_per_byte"]),
         "mean_loglik": float(text["mean_loglik"]),
         "texts": int(text["texts"]) if text["texts"] else None,

@@ -42,6 +42,11 @@ class Score:
         truncated: (N,) bool, true where tokens were left out because of the context length.
         token_logprob: (T,) float32, nats per scored token in text order, if they were kept.
         token_offset: (N+1,) int64, where each text's tokens begin in ``token_logprob``.
+        layers: (Y,) int32, hidden states that were read through the model's own head (logit lens),
+            each as the number of blocks behind it; empty without any.
+        layer_loglik: (Y, N) float64, nats per text by each of them.
+        weights_sketch: (S,) float64, a random projection of the weights, whose squared distances
+            estimate those of the weights; None where there is none.
         attributes: dtype, quantization, prefix, overlength, noise_nats, device, software,
             seconds, tokens_per_second and whatever else the scorer records.
     """
@@ -59,6 +64,9 @@ class Score:
     truncated: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     token_logprob: Floats32 | None = None
     token_offset: npt.NDArray[np.int64] | None = None
+    layers: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    layer_loglik: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    weights_sketch: Floats | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,6 +84,12 @@ def write_score(path: Path, score: Score) -> None:
         if score.token_logprob is not None and score.token_offset is not None:
             file.create_dataset("tokens/logprob", data=score.token_logprob.astype(np.float32))
             file.create_dataset("tokens/offset", data=score.token_offset.astype(np.int64))
+        if len(score.layers):
+            file.create_dataset("layers/number", data=np.asarray(score.layers, np.int32))
+            file.create_dataset("layers/loglik", data=np.asarray(score.layer_loglik, np.float64))
+        if score.weights_sketch is not None:
+            sketch = np.asarray(score.weights_sketch, np.float64)
+            file.create_dataset("weights_sketch", data=sketch)
         attributes = {
             "model": score.model,
             "commit": score.commit,
@@ -90,16 +104,19 @@ def write_score(path: Path, score: Score) -> None:
             file.attrs[key] = json.dumps(value, sort_keys=True) if _nested(value) else value
 
 
-def read_score(path: Path, only: Sequence[str] | None = None) -> Score:
+def read_score(path: Path, only: Sequence[str] | None = None, layer: int | None = None) -> Score:
     """Read and check one score file.
 
     Args:
         path: the file.
         only: names of the attributes that are wanted beside those of :class:`Score`. With it,
-            ``spec`` and log-probabilities of tokens are left out too, which takes half the time.
+            ``spec``, log-probabilities of tokens, layers and sketch are left out too, which takes
+            half the time.
+        layer: give the log-likelihoods of this hidden state as ``loglik``, instead of the model's.
 
     Raises:
-        InputError: the file is missing, truncated, of another format, or inconsistent.
+        InputError: the file is missing, truncated, of another format, or inconsistent, or has no
+            such layer.
     """
     with opened(path, SCORE_FORMAT) as file, reading(path):
         stored = file.attrs
@@ -108,9 +125,11 @@ def read_score(path: Path, only: Sequence[str] | None = None) -> Score:
             known = {key: plain(value) for key, value in stored.items()}
             spec = json.loads(known["spec"])
             attributes = {k: v for k, v in known.items() if k not in (*_IDENTITY, *_OTHER)}
-            tokens = "tokens" in file
+            tokens, layers, sketch = (
+                name in file for name in ("tokens", "layers", "weights_sketch")
+            )
         else:
-            spec, tokens = {}, False
+            spec, tokens, layers, sketch = {}, False, False, False
             attributes = {key: plain(stored[key]) for key in only if key in stored}
         score = Score(
             **named,
@@ -121,10 +140,46 @@ def read_score(path: Path, only: Sequence[str] | None = None) -> Score:
             truncated=whole(file, "truncated").astype(np.bool_),
             token_logprob=whole(file, "tokens/logprob") if tokens else None,
             token_offset=whole(file, "tokens/offset") if tokens else None,
+            weights_sketch=whole(file, "weights_sketch") if sketch else None,
             attributes=attributes,
         )
+        if layers:
+            score.layers, score.layer_loglik = (
+                whole(file, f"layers/{name}") for name in ("number", "loglik")
+            )
+        if layer is not None and score.status == "ok":
+            score.loglik = _of_layer(path, file, layer)
     _check_score(path, score)
     return score
+
+
+def _of_layer(path: Path, file: Any, layer: int) -> Floats:
+    """(N,) log-likelihoods by one hidden state."""
+    numbers = whole(file, "layers/number") if "layers" in file else np.zeros(0, np.int32)
+    (rows,) = np.nonzero(numbers == layer)
+    if not len(rows):
+        raise InputError(f"{path}: holds no layer {layer}; remove it and run again")
+    return np.asarray(file["layers/loglik"][int(rows[0])])
+
+
+def read_layers(path: Path) -> list[int]:
+    """The hidden states that a score file has log-likelihoods of; none for most models.
+
+    Raises:
+        InputError: the file is missing, truncated or of another format.
+    """
+    with opened(path, SCORE_FORMAT) as file, reading(path):
+        return [int(n) for n in whole(file, "layers/number")] if "layers" in file else []
+
+
+def read_sketch(path: Path) -> Floats | None:
+    """(S,) the random projection of the weights behind a score; None where there is none.
+
+    Raises:
+        InputError: the file is missing, truncated or of another format.
+    """
+    with opened(path, SCORE_FORMAT) as file, reading(path):
+        return whole(file, "weights_sketch") if "weights_sketch" in file else None
 
 
 def read_status(path: Path) -> str:
@@ -155,6 +210,12 @@ def _check_score(path: Path, score: Score) -> None:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) != 1 or len(shapes[0]) != 1:
         raise InputError(f"{path}: datasets of different lengths {shapes}; remove it")
+    shape = (len(score.layers), len(score.loglik))
+    if score.layer_loglik.size and score.layer_loglik.shape != shape:
+        raise InputError(
+            f"{path}: layers/loglik has the shape {score.layer_loglik.shape} for {shape[0]} layers "
+            f"and {shape[1]} texts; remove it and run again"
+        )
     if score.status == "ok" and not np.isfinite(score.loglik).all():
         count = int((~np.isfinite(score.loglik)).sum())
         raise InputError(f"{path}: {count} log-likelihoods are not finite; remove it and rescore")
