@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("--score", type=Path, required=True, help="<model>.<fingerprint>.h5")
     parser.add_argument("--on-failure", choices=("stop", "skip"), default="stop")
     parser.add_argument("--refuse", default="", metavar="REASON", help="end with this reason")
-    parser.add_argument("--keep-tokens", choices=("true", "false"), default="false")
+    for switch in ("--keep-tokens", "--sketch"):
+        parser.add_argument(switch, choices=("true", "false"), default="false")
     parser.add_argument(
         "--batch-tokens", type=_tokens, metavar="N|auto", help="tokens per batch; auto by device"
     )
@@ -32,12 +33,9 @@ def main() -> None:
         "--products", choices=("auto", "onednn", "blas"), default="auto", help="library on a CPU"
     )
     parser.add_argument(
-        "--save-every",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
+        "--save-every", type=float, default=60.0, metavar="SECONDS",
         help="how often an unfinished job saves what it has; 0 saves every batch",
-    )
+    )  # fmt: skip
     arguments = parser.parse_args()
     scorer.score(
         scorer.Job(
@@ -56,6 +54,7 @@ def main() -> None:
             threads=arguments.threads,
             products=None if arguments.products == "auto" else arguments.products,
             save_every=arguments.save_every,
+            sketch=arguments.sketch == "true",
         ),
         Interruption().on_signals(),
     )

@@ -47,6 +47,7 @@ class Job:
         threads: CPU threads.
         products: library of matrix products on a CPU, ``onednn`` or ``blas``; None times both.
         save_every: seconds after which an unfinished job saves what it has; 0 saves every batch.
+        sketch: also store a random projection of the weights, for distances between checkpoints.
     """
 
     card: Path
@@ -64,6 +65,7 @@ class Job:
     threads: int = 1
     products: str | None = None
     save_every: float = 60.0
+    sketch: bool = False
 
     @property
     def failure(self) -> Path:
