@@ -172,7 +172,7 @@ class CausalModel:
             if self.head is not None:
                 self.head.onednn = True
             found = self.logprobs(ids, rows, targets)
-            if torch.allclose(found, expected, rtol=0, atol=self._tolerance(expected)):
+            if torch.allclose(found, expected, rtol=0, atol=self.tolerance(expected)):
                 return
             logger.info("oneDNN gives other numbers for this model and is not used")
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -256,7 +256,7 @@ class CausalModel:
                 for start, stop, part in _parts(expected)
             ]
             difference = float(torch.stack(found).max())  # NaN where there is any
-        if not difference <= self._tolerance(expected):
+        if not difference <= self.tolerance(expected):
             logger.info(
                 "the own head differs from the model's by %.2g; the model's logits are used",
                 difference,
@@ -270,16 +270,16 @@ class CausalModel:
         changed = ids.clone()
         changed[0, -1] = (changed[0, -1] + 1) % self.rows
         moved = float((_upcast(self._logits(changed)[0, :-1]) - expected).abs().max())
-        if moved > self._tolerance(expected):
+        if moved > self.tolerance(expected):
             raise PermanentFailure(
                 "the model looks at later tokens (changing the last token of a text moves earlier "
                 f"logits by {moved:.2g}): it is no causal language model"
             )
 
-    def _tolerance(self, logits: Tensor) -> float:
-        """What rounding alone may move logits by, generously (own)."""
+    def tolerance(self, values: Tensor) -> float:
+        """What rounding alone may move logits or hidden states by, generously (own)."""
         eps: float = torch.finfo(self.model.dtype).eps
-        return 64 * eps * max(float(logits.abs().max()), 1.0)
+        return 64 * eps * max(float(values.abs().max()), 1.0)
 
 
 def logprobs_of(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:

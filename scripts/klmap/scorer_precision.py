@@ -155,6 +155,11 @@ class Loading:
     quantization: str | None = None
     products: str | None = None
 
+    @property
+    def sample(self) -> Sequence[int]:
+        """Token ids of one text on which a loaded model is checked."""
+        return max(self.sequences, key=len)[: min(SAMPLE_TOKENS, self.limit or SAMPLE_TOKENS)]
+
     def load(self, dtype: str) -> CausalModel:
         """Load in one dtype and check what can be checked before any text is scored.
 
@@ -172,7 +177,7 @@ class Loading:
             )
         )
         check_ids(self.sequences, model.rows)
-        sample = max(self.sequences, key=len)[: min(SAMPLE_TOKENS, self.limit or SAMPLE_TOKENS)]
+        sample = self.sample
         model.verify(sample)
         if self.device == "cpu" and len(sample) > 1:
             wanted = self.products or scorer_products.faster(model.model)

@@ -35,6 +35,7 @@ class State:
         values: nats per token scored so far, in that order.
         how: choices made while loading that decide about last digits: dtype, head, products.
         seconds: how long that took, of all attempts.
+        layers: (Y, pieces) float64, nats per finished piece by each hidden state; None without any.
     """
 
     pieces: int
@@ -42,6 +43,7 @@ class State:
     values: npt.NDArray[Any]
     how: dict[str, str]
     seconds: float
+    layers: npt.NDArray[np.float64] | None = None
 
 
 class Checkpoint:
@@ -77,7 +79,15 @@ class Checkpoint:
             with np.load(self.path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
                 values = file["values"]
-            state = State(about["pieces"], about["budget"], values, about["how"], about["seconds"])
+                layers = file["layers"] if "layers" in file.files else None
+            state = State(
+                about["pieces"],
+                about["budget"],
+                values,
+                about["how"],
+                about["seconds"],
+                layers,
+            )
             identity = about["identity"]
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             logger.warning("%s: not readable (%s); the job starts anew", self.path, error)
@@ -122,8 +132,20 @@ class Checkpoint:
         """Whether it is time to save, or the job is to end."""
         return self.interruption.is_asked or time.monotonic() - self.last >= self.every
 
-    def save(self, pieces: int, budget: int, values: npt.NDArray[Any]) -> None:
+    def save(
+        self,
+        pieces: int,
+        budget: int,
+        values: npt.NDArray[Any],
+        layers: npt.NDArray[np.float64] | None = None,
+    ) -> None:
         """Write the state atomically, then end if the job was asked to.
+
+        Args:
+            pieces: finished pieces.
+            budget: tokens per batch from there on.
+            values: nats per token scored so far.
+            layers: (Y, pieces) nats per finished piece by each hidden state, if any is read.
 
         Raises:
             BaseException: what the interruption ends the job with.
@@ -136,8 +158,11 @@ class Checkpoint:
             "seconds": self.seconds,
         }
         if self.interruption.saves:
+            arrays: dict[str, Any] = {"values": values}
+            if layers is not None:
+                arrays["layers"] = layers
             with atomic(self.path) as temporary, temporary.open("wb") as file:
-                np.savez(file, about=np.array(json.dumps(about)), values=values)
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
         self.last = time.monotonic()
         self.interruption.obey()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from klmap.allocation import BATCH_TOKENS
 from klmap.errors import PermanentFailure
 from klmap.log import Progress, logger
+from klmap.scorer_lens import Lens
 from klmap.scorer_load import raise_for_model
 from klmap.scorer_model import CausalModel
 from klmap.scorer_resume import Checkpoint
@@ -111,6 +113,7 @@ def score_tokens(
     budget: int,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    lens: Lens | None = None,
 ) -> tuple[TokenFloats, int]:
     """Log-probability of every scored token of a text set.
 
@@ -124,6 +127,7 @@ def score_tokens(
         budget: padded tokens per batch.
         progress: told of every batch.
         checkpoint: where to go on from and to save to; it also ends the job when that is asked.
+        lens: reads hidden states in the same pass; its sums are filled.
 
     Returns:
         (T,) nats in the order of texts, in the precision of the head; and the final budget.
@@ -144,10 +148,12 @@ def score_tokens(
     if state is not None:
         start, budget, filled = state.pieces, state.budget, len(state.values)
         result[:filled] = torch.from_numpy(state.values)
+    if lens is not None:
+        lens.begin(len(pieces), None if state is None else state.layers)
     while start < len(pieces):
         batch = next_batch(pieces, start, budget)
         try:
-            values = _logprobs(model, plan, batch)
+            values = _logprobs(model, plan, batch, lens, start)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -163,11 +169,17 @@ def score_tokens(
         if progress is not None:
             progress.add(sum(piece.length for piece in batch))
         if checkpoint is not None and checkpoint.due and start < len(pieces):
-            checkpoint.save(start, budget, result[:filled].cpu().numpy())
+            checkpoint.save(start, budget, result[:filled].cpu().numpy(), _sums(lens, start))
     logprobs = result.cpu().numpy()
     if checkpoint is not None and checkpoint.due:
-        checkpoint.save(start, budget, logprobs)  # what comes next can be interrupted as well
+        # What comes next can be interrupted as well.
+        checkpoint.save(start, budget, logprobs, _sums(lens, start))
     return _in_order_of_texts(plan, logprobs), budget
+
+
+def _sums(lens: Lens | None, count: int) -> Floats | None:
+    """(Y, count) nats of the first windows by each hidden state; None where none is read."""
+    return None if lens is None else lens.sums[:, :count].cpu().numpy()
 
 
 def _in_order_of_texts(plan: Plan, values: TokenFloats) -> TokenFloats:
@@ -180,7 +192,9 @@ def _in_order_of_texts(plan: Plan, values: TokenFloats) -> TokenFloats:
 
 
 @torch.inference_mode()
-def _logprobs(model: CausalModel, plan: Plan, batch: Sequence[Piece]) -> torch.Tensor:
+def _logprobs(
+    model: CausalModel, plan: Plan, batch: Sequence[Piece], lens: Lens | None, start: int
+) -> torch.Tensor:
     """Log-probabilities of the tokens that one batch scores, piece after piece."""
     width = batch[0].length
     ids = np.zeros((len(batch), width), np.int64)
@@ -192,11 +206,15 @@ def _logprobs(model: CausalModel, plan: Plan, batch: Sequence[Piece]) -> torch.T
         scored = np.arange(window.first - window.start, len(sequence))
         rows.append(number * width + scored - 1)
         targets.append(sequence[scored])
-    return model.logprobs(
-        _send(ids, model.device),
-        _send(np.concatenate(rows), model.output_device),
-        _send(np.concatenate(targets), model.output_device),
+    places = _send(np.concatenate(rows), model.output_device)
+    wanted = _send(np.concatenate(targets), model.output_device)
+    meanwhile = (
+        contextlib.nullcontext()
+        if lens is None
+        else lens.reading(places, wanted, start, len(batch))
     )
+    with meanwhile:
+        return model.logprobs(_send(ids, model.device), places, wanted)
 
 
 def _send(values: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
@@ -221,6 +239,26 @@ def text_sums(tokens: TokenFloats, offset: npt.NDArray[np.int64]) -> Floats:
         )
     spans = itertools.pairwise(offset)
     return np.array([tokens[start:stop].sum(dtype=np.float64) for start, stop in spans])
+
+
+def layer_sums(lens: Lens, plan: Plan) -> Floats:
+    """(Y, N) nats per text by each hidden state; 0 for a text without a scored token.
+
+    Raises:
+        PermanentFailure: a sum is not finite.
+    """
+    sums = lens.sums.cpu().numpy()
+    result = np.zeros((len(lens.layers), len(plan.sequences)))
+    for number, piece in enumerate(plan.ordered):
+        result[:, piece.text] += sums[:, number]
+    bad = ~np.isfinite(result).all(axis=1)
+    if bad.any():
+        raise PermanentFailure(
+            f"layers: log-likelihoods by hidden state {lens.layers[int(bad.argmax())]} are not "
+            "finite: it overflows in this dtype (try dtype: float32); or remove layers: from the "
+            "entry"
+        )
+    return result
 
 
 def probe_texts(count: int, wanted: int = PROBE_TEXTS) -> list[int]:
