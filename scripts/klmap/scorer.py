@@ -131,11 +131,13 @@ def _score(
     if opted_in:
         scorer_code.isolate()
     from klmap import (
+        scorer_lens,
         scorer_load,
         scorer_precision,
         scorer_quantized,
         scorer_resume,
         scorer_run,
+        scorer_sketch,
         tokens,
     )
 
@@ -178,9 +180,12 @@ def _score(
     )
     model, choice = scorer_precision.load(loading, str(job.spec["dtype"]))
     held.interruption.obey()
-    state = checkpoint.begin(
-        {"dtype": model.dtype, "head": model.head_name, "products": model.products}
-    )
+    how = {"dtype": model.dtype, "head": model.head_name, "products": model.products}
+    lens = None
+    if job.spec.get("layers"):
+        lens = scorer_lens.Lens(model, job.spec["layers"], loading.sample)
+        how["lens"] = lens.name
+    state = checkpoint.begin(how)
     total = sum(piece.length for piece in plan.pieces)
     ahead = sum(piece.length for piece in plan.ordered[: state.pieces]) if state is not None else 0
     if ahead:
@@ -189,7 +194,9 @@ def _score(
     held.follow(progress, ahead, scorer_precision.device_name(device))
     startup = time.time() - psutil.Process().create_time()
     with held.interruption.patiently():
-        logprobs, budget = scorer_run.score_tokens(model, plan, wanted_budget, progress, checkpoint)
+        logprobs, budget = scorer_run.score_tokens(
+            model, plan, wanted_budget, progress, checkpoint, lens
+        )
     loglik = scorer_run.text_sums(logprobs, plan.offset)
     rate = total / max(checkpoint.seconds, 1e-9)
     progress.close()
@@ -223,6 +230,10 @@ def _score(
         "tokens_per_second": rate,
         "startup_seconds": startup,
     }
+    if lens is not None:
+        result.layers = np.array(lens.layers, np.int32)
+        result.layer_loglik = scorer_run.layer_sums(lens, plan)
+        result.attributes |= {"lens": lens.name, "n_layers": lens.depth}
     if quantization:
         result.attributes["quantization_settings"] = {
             **scorer_quantized.settings(quantization, model.dtype),
@@ -237,6 +248,12 @@ def _score(
         limit,
         parameters=card.parameters,
     )
+    # Packed weights have no distances that would mean what those of others do.
+    if job.sketch and not card.quantization:
+        sketch = scorer_sketch.sketch_folder(job.weights, held.interruption.obey)
+        if sketch is not None:
+            result.weights_sketch = sketch.values
+            result.attributes["weights"] = sketch.described
     result.attributes["seconds"] = time.monotonic() - began
     _report(job.model, result, texts)
     return result
