@@ -15,6 +15,7 @@ twelve hexadecimal digits of the settings that decide a score's numbers:
     results/<texts>/matrix.h5, kl.h5             all models; all distances
     results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv
     results/<texts>/figures/, map.html           what to look at; analyses in folders of their names
+    results/<texts>/offmap.h5, offmap.tsv        models that are scored but kept off the map
     results/published/<release>/                 which models others have scored, and how
 
 Stages one can ask for by name: preflight (what a run would meet, take and skip), scores, map,
@@ -38,12 +39,14 @@ include: "rules/texts.smk"
 include: "rules/published.smk"
 include: "rules/demo.smk"
 include: "rules/models.smk"
+include: "rules/merges.smk"
 include: "rules/preflight.smk"
 include: "rules/score.smk"
 include: "rules/status.smk"
 include: "rules/matrix.smk"
 include: "rules/maps.smk"
 include: "rules/analyses.smk"
+include: "rules/relations.smk"
 
 
 wildcard_constraints:

@@ -31,15 +31,20 @@ else:
 search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
-from klmap import arguments, configfile, products, references, updates, zoo_runs
+from klmap import arguments, configfile, plan_tables
+from klmap import products, references, updates, zoo_runs
 from klmap.allocation import Request
-from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN, NAME_PATTERN
-from klmap.config import SOURCE_PATTERN, ModelEntry
-from klmap.config_published import Published
+from klmap.config_models import (
+    FINGERPRINT_PATTERN,
+    MODEL_PATTERN,
+    ModelEntry,
+    NAME_PATTERN,
+    SOURCE_PATTERN,
+)
 from klmap.errors import ConfigError, InputError
 from klmap.files import write_text
 from klmap.index import write_index
-from klmap.plan import PLAN_COLUMNS, Plan
+from klmap.plan import Plan
 from klmap.products import ANALYSES, FIGURE_TITLES
 from klmap.submission import Submission
 
@@ -52,6 +57,9 @@ except ConfigError as error:
 RESULTS = PLAN.results
 ZOO = PLAN.zoo
 FIRST = PLAN.first
+# Merges are made here; all other models are looked up and fetched.
+MERGE_PATTERN = f"merge--{NAME_PATTERN}"
+FETCHED_PATTERN = f"(?!merge--){SOURCE_PATTERN}"
 ON_HEAD = CONFIG.hardware.download_on == "head"
 RELEASES_FROM_AFAR = any(each.is_from_afar for each in CONFIG.published.values())
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
@@ -67,6 +75,7 @@ FETCH_OPTIONS = arguments.fetch(CONFIG)
 RESOLVE_OPTIONS = arguments.resolve(CONFIG)
 PREFLIGHT_OPTIONS = arguments.preflight(PLAN)
 SCORE_OPTIONS = arguments.score(CONFIG)
+PAIR_OPTIONS = arguments.pair_options(CONFIG)
 SCRIPTS = f"python {shlex.quote(str(Path(workflow.basedir, 'scripts')))}"
 # Aggregation is cheap, so it follows the library's code; scores never do.
 CODE = hashlib.sha256(
@@ -114,6 +123,42 @@ def on_texts(look_up: Callable) -> Callable:
     return asked
 
 
+def on_source(look_up: Callable) -> Callable:
+    """A look-up in the plan by the source of a model, for a rule to ask."""
+
+    @told
+    def asked(wildcards: object) -> object:
+        """What is found for the model of a job."""
+        return look_up(PLAN, PLAN.source(wildcards.source).source)
+
+    return asked
+
+
+def on_release(look_up: Callable) -> Callable:
+    """A look-up in the plan by the name of a release, for a rule to ask."""
+
+    @told
+    def asked(wildcards: object) -> object:
+        """What is found for the release of a job."""
+        return look_up(PLAN, wildcards.release)
+
+    return asked
+
+
+def on_pair(look_up: Callable) -> Callable:
+    """A look-up by text set and names of two models, which must be what their file's name says."""
+
+    @told
+    def asked(wildcards: object) -> object:
+        """What is found for the pair of a job."""
+        pair = PLAN.pair(
+            wildcards.texts, wildcards.first, wildcards.second, wildcards.fp
+        )
+        return look_up(PLAN, *pair)
+
+    return asked
+
+
 def group_components() -> Mapping[str, int]:
     """How many jobs of a size class are to share an allocation; none where nothing is submitted."""
     submits = SUBMITS and workflow.is_main_process
@@ -141,12 +186,6 @@ def text_address(wildcards: object, threads: int) -> str:
     return arguments.address(CONFIG, wildcards.texts)
 
 
-@told
-def release_of(wildcards: object) -> Published:
-    """A configured release."""
-    return PLAN.release(wildcards.release)
-
-
 def drawn_before(wildcards: object) -> list[str]:
     """The selection file that a text set is made from; none where one is drawn."""
     path = CONFIG.selections[wildcards.texts].path
@@ -170,37 +209,6 @@ def of_reference(name: str) -> Callable:
     return on_texts(lambda plan, texts: products.of_reference(plan, texts, name))
 
 
-def release_recipe(wildcards: object) -> str:
-    """What decides what is imported of a release, as JSON."""
-    return json.dumps(release_of(wildcards).recipe(), sort_keys=True)
-
-
-def release_spec(wildcards: object) -> str:
-    """What the scores of a release have in common, as JSON: the recipe of their texts."""
-    texts = CONFIG.recipe(release_of(wildcards).texts)
-    return json.dumps({"texts": texts}, sort_keys=True)
-
-
-def release_manifest(wildcards: object) -> str:
-    """Manifest of the texts of a release."""
-    return f"{RESULTS}/{release_of(wildcards).texts}/texts.json"
-
-
-def release_texts(wildcards: object) -> str:
-    """The texts of a release."""
-    return f"{RESULTS}/{release_of(wildcards).texts}/texts.jsonl"
-
-
-def release_scores(wildcards: object) -> str:
-    """Where the scores of a release go: beside all others of its text set."""
-    return f"{RESULTS}/{release_of(wildcards).texts}/scores"
-
-
-def release_paths(wildcards: object) -> list[str]:
-    """Files of a release that lie on this machine."""
-    return release_of(wildcards).paths()
-
-
 # Models
 
 
@@ -208,41 +216,6 @@ def release_paths(wildcards: object) -> list[str]:
 def entry_of(wildcards: object) -> ModelEntry:
     """The configured model that a source folder belongs to."""
     return PLAN.source(wildcards.source)
-
-
-def zoo_run_of(wildcards: object) -> list[str]:
-    """The training run that builds a demo model; nothing for any other model."""
-    return PLAN.zoo_run(entry_of(wildcards).source)
-
-
-def zoo_parents_of(wildcards: object) -> list[str]:
-    """The runs whose last models a run of the demo zoo starts from."""
-    return PLAN.zoo_parents(wildcards.run)
-
-
-def zoo_recipe_of(wildcards: object) -> str:
-    """The recipe of one training run, so that a changed recipe trains again."""
-    return repr(zoo_runs.RUNS[wildcards.run])
-
-
-def identity_arguments(wildcards: object) -> str:
-    """Arguments that tell resolve which model is meant."""
-    return arguments.identity(PLAN, entry_of(wildcards).source)
-
-
-def folder_argument(wildcards: object) -> str:
-    """Argument that tells fetch where a local model lies; none for the Hub."""
-    return arguments.folder(PLAN, wildcards.source)
-
-
-def resolve_turn(wildcards: object) -> int:
-    """Priority of looking up a model."""
-    return PLAN.resolve_turn(wildcards.source)
-
-
-def fetch_turn(wildcards: object) -> int:
-    """Priority of a download."""
-    return PLAN.fetch_turn(wildcards.source)
 
 
 def fetch_place(wildcards: object) -> int:
@@ -254,11 +227,6 @@ def fetch_threads(wildcards: object) -> int:
     """CPUs of one fetch: a download waits more than it computes, and must not keep a core."""
     entry = entry_of(wildcards)
     return 0 if ON_HEAD and not (entry.is_demo or entry.is_local) else 1
-
-
-def plan_rows(wildcards: object) -> list[str]:
-    """One tab-separated line per wanted score: what pre-flight has to look for."""
-    return PLAN.score_rows()
 
 
 def unlocked(wildcards: object) -> list[str]:
@@ -310,16 +278,6 @@ def weights_of(wildcards: object) -> str:
     path = PLAN.weights(asked_for(wildcards).source)
     made = os.path.exists(PLAN.score(wildcards.texts, wildcards.model))
     return ancient(path) if made else path
-
-
-def score_spec(wildcards: object) -> str:
-    """Settings of one score as JSON."""
-    return PLAN.spec(wildcards.texts, wildcards.model)
-
-
-def score_turn(wildcards: object) -> int:
-    """Priority of a score."""
-    return PLAN.score_turn(wildcards.model)
 
 
 @lru_cache(maxsize=None)
@@ -378,6 +336,11 @@ def score_refusal(wildcards: object, output: list[str]) -> str:
     return f"--refuse {shlex.quote(refusal)}" if refusal else ""
 
 
+def is_forced() -> bool:
+    """Whether files are to be made again although they are there."""
+    return bool(workflow.dag_settings.forceall or workflow.dag_settings.forcerun)
+
+
 def wanted_score(texts: str, model: str) -> str:
     """File of one score, for a rule that needs it.
 
@@ -386,8 +349,7 @@ def wanted_score(texts: str, model: str) -> str:
     folder is missing), so those are handed over as files that need no job.
     """
     path = PLAN.score(texts, model)
-    forced = workflow.dag_settings.forceall or workflow.dag_settings.forcerun
-    if not forced and PLAN.is_partly_finished(CONFIG.by_slug[model].source):
+    if not is_forced() and PLAN.is_partly_finished(CONFIG.by_slug[model].source):
         return before_update(path) if PLAN.is_finished(texts, model) else path
     return path
 
@@ -401,19 +363,66 @@ def all_scores(wildcards: object) -> list[str]:
     ]
 
 
+def score_extras(wildcards: object, output: list[str]) -> str:
+    """Arguments of one score that change no number of it; for its output see `score_refusal`."""
+    return arguments.extras(PLAN, asked_for(wildcards).source)
+
+
+# Pairs of models
+
+
+def pair_weights(wildcards: object) -> list[str]:
+    """Weights of both models; for those of a pair that was compared see `weights_of`."""
+    paths = on_pair(Plan.pair_weights)(wildcards)
+    made = os.path.exists(on_pair(Plan.divergence)(wildcards))
+    return [ancient(path) for path in paths] if made else paths
+
+
+def pair_request(wildcards: object, attempt: int = 1) -> Request:
+    """What the job of a pair asks for at this attempt."""
+    return on_pair(lambda plan, *pair: SUBMISSION.pair(*pair))(wildcards).again(attempt)
+
+
+def pair_refusal(wildcards: object, output: list[str]) -> str:
+    """As `score_refusal`, for two models in one job."""
+    refusal = pair_request(wildcards).refusal
+    return f"--refuse {shlex.quote(refusal)}" if refusal else ""
+
+
+def divergences_of(wildcards: object) -> list[str]:
+    """Exact divergences of the pairs of one text set; for finished ones see `wanted_score`."""
+    finished = set() if is_forced() else PLAN.handed_over(wildcards.texts)
+    paths = [
+        PLAN.divergence(wildcards.texts, *pair) for pair in PLAN.pairs(wildcards.texts)
+    ]
+    return [before_update(path) if path in finished else path for path in paths]
+
+
 # Maps and analyses
 
 
-def scores_of(wildcards: object) -> list[str]:
-    """Scores of the models that are scored on one text set."""
-    scored = sorted(CONFIG.scored_on[wildcards.texts])
-    return [wanted_score(wildcards.texts, model) for model in scored]
+def scores_of(look_up: Callable) -> Callable:
+    """Scores of some of the models of a text set: those on its map, or those off it."""
+
+    def asked(wildcards: object) -> list[str]:
+        """Their files."""
+        return [
+            wanted_score(wildcards.texts, model)
+            for model in sorted(look_up(wildcards.texts))
+        ]
+
+    return asked
 
 
-def cards_of(wildcards: object) -> list[str]:
-    """Cards of the models that are scored on one text set."""
-    scored = CONFIG.scored_on[wildcards.texts].values()
-    return [PLAN.card(source) for source in sorted({entry.source for entry in scored})]
+def cards_of(look_up: Callable) -> Callable:
+    """Cards of some of the models of a text set."""
+
+    def asked(wildcards: object) -> list[str]:
+        """Their files."""
+        sources = {entry.source for entry in look_up(wildcards.texts).values()}
+        return [PLAN.card(source) for source in sorted(sources)]
+
+    return asked
 
 
 def map_group(wildcards: object) -> str:

@@ -37,7 +37,7 @@ rule zoo_train:
     input:
         corpus=f"{ZOO}/corpus",
         tokenizers=f"{ZOO}/tokenizers",
-        parents=zoo_parents_of,
+        parents=lambda wildcards: PLAN.zoo_parents(wildcards.run),
     output:
         directory(f"{ZOO}/runs/{{run}}"),
     log:
@@ -52,7 +52,7 @@ rule zoo_train:
         mem_mb=4000,
         runtime=30,
     params:
-        recipe=zoo_recipe_of,
+        recipe=lambda wildcards: repr(zoo_runs.RUNS[wildcards.run]),
     shell:
         f"{SCRIPTS}/zoo_train.py --run {{wildcards.run}} --corpus {{input.corpus}} "
         "--tokenizers {input.tokenizers} --parents {input.parents} --out {output} > {log} 2>&1"

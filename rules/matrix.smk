@@ -16,7 +16,7 @@ rule index:
         "logs/index/{texts}.log",
     priority: FIRST
     params:
-        rows=on_texts(Plan.index_rows),
+        rows=on_texts(plan_tables.index_rows),
     run:
         try:
             reference = [*input.reference, *input.models]
@@ -32,8 +32,8 @@ rule matrix:
         releases=on_texts(products.release_reports),
         reference=of_reference("matrix.h5"),
         selection=on_texts(products.selection_file),
-        scores=scores_of,
-        cards=cards_of,
+        scores=scores_of(CONFIG.mapped_on.get),
+        cards=cards_of(CONFIG.mapped_on.get),
         texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
         manifest=f"{RESULTS}/{{texts}}/texts.json",
     output:
@@ -106,7 +106,7 @@ rule kl:
 rule prune:
     """List scores that no configuration asks for; asked a second time, remove them."""
     input:
-        expand(f"{RESULTS}/{{texts}}/index.tsv", texts=CONFIG.texts),
+        [products.index_files(PLAN, texts) for texts in CONFIG.texts],
     log:
         "logs/prune/prune.log",
     conda:

@@ -6,12 +6,14 @@ localrules:
 rule resolve:
     """What a model is, and which commit: asked once, kept in its card."""
     input:
-        zoo_run_of,
+        on_source(Plan.zoo_run),
     output:
         f"{RESULTS}/models/{{source}}/card.json",
     log:
         "logs/resolve/{source}.log",
-    priority: resolve_turn
+    wildcard_constraints:
+        source=FETCHED_PATTERN,
+    priority: on_source(Plan.resolve_turn)
     localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
@@ -19,7 +21,7 @@ rule resolve:
         mem_mb=1000,
         runtime=30,
     params:
-        model=identity_arguments,
+        model=on_source(arguments.identity),
     shell:
         f"{SCRIPTS}/resolve.py {{params.model}} {RESOLVE_OPTIONS} "
         "--card {output} > {log} 2>&1"
@@ -29,12 +31,14 @@ rule fetch:
     """A model's files, in a folder that is gone when its last score is there."""
     input:
         card=f"{RESULTS}/models/{{source}}/card.json",
-        zoo=ancient(zoo_run_of),
+        zoo=ancient(on_source(Plan.zoo_run)),
     output:
         temp(directory(f"{RESULTS}/models/{{source}}/weights")),
     log:
         "logs/fetch/{source}.log",
-    priority: fetch_turn
+    wildcard_constraints:
+        source=FETCHED_PATTERN,
+    priority: on_source(Plan.fetch_turn)
     localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
@@ -45,7 +49,7 @@ rule fetch:
         mem_mb=2000,
         runtime=1440,
     params:
-        folder=folder_argument,
+        folder=on_source(arguments.folder),
     shell:
         f"{SCRIPTS}/fetch.py --card {{input.card}} {{params.folder}} {FETCH_OPTIONS} "
         "--place {resources.place} --weights {output} > {log} 2>&1"
@@ -58,9 +62,9 @@ rule sources:
     log:
         "logs/sources/sources.log",
     params:
-        rows=PLAN.source_rows(),
+        rows=plan_tables.source_rows(PLAN),
     run:
-        header = PLAN.source_header()
+        header = plan_tables.source_header(PLAN)
         write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
 
 

@@ -10,9 +10,9 @@ rule plan:
     log:
         "logs/plan/plan.log",
     params:
-        rows=plan_rows,
+        rows=plan_tables.score_rows(PLAN),
     run:
-        header = "\t".join(PLAN_COLUMNS)
+        header = "\t".join(plan_tables.PLAN_COLUMNS)
         write_text(Path(output[0]), "\n".join([header, *params.rows]) + "\n")
 
 

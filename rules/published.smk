@@ -1,9 +1,9 @@
 rule published:
     """What others have computed, as score files like all others."""
     input:
-        release_paths,
-        texts=release_texts,
-        manifest=release_manifest,
+        on_release(products.release_inputs),
+        texts=on_release(products.release_texts),
+        manifest=on_release(products.release_manifest),
     output:
         index=f"{RESULTS}/published/{{release}}/index.tsv",
         benchmarks=f"{RESULTS}/published/{{release}}/benchmarks.tsv",
@@ -18,9 +18,9 @@ rule published:
         mem_mb=8000,
         runtime=120,
     params:
-        recipe=release_recipe,
-        spec=release_spec,
-        scores=release_scores,
+        recipe=on_release(arguments.release_recipe),
+        spec=on_release(arguments.release_spec),
+        scores=on_release(products.release_scores),
     shell:
         f"{SCRIPTS}/published.py --name {{wildcards.release}} --recipe {{params.recipe:q}} "
         "--spec {params.spec:q} --texts {input.texts} --manifest {input.manifest} "

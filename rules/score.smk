@@ -26,7 +26,7 @@ rule score:
         "logs/score/{texts}/{model}.{fp}.log",
     benchmark:
         "logs/benchmark/score/{texts}/{model}.{fp}.tsv"
-    priority: score_turn
+    priority: lambda wildcards: PLAN.score_turn(wildcards.model)
     group:
         SCORE_GROUP
     conda:
@@ -38,13 +38,14 @@ rule score:
         mem_mb=score_memory,
         runtime=score_minutes,
     params:
-        spec=score_spec,
+        spec=lambda wildcards: PLAN.spec(wildcards.texts, wildcards.model),
         refusal=score_refusal,
+        extras=score_extras,
     # exec: where a job is told to end, no shell in between ends first and the scorer can save.
     shell:
         f"exec {SCRIPTS}/score.py --card {{input.card}} --weights {{input.weights}} "
         "--texts {input.texts} --manifest {input.manifest} --model {wildcards.model} "
-        f"{SCORE_OPTIONS} {{params.refusal}} "
+        f"{SCORE_OPTIONS} {{params.extras}} {{params.refusal}} "
         "--spec {params.spec:q} --score {output} --threads {threads} "
         "> {log} 2>&1"
 

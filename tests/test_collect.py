@@ -20,8 +20,9 @@ from klmap import (
     store,
     store_score,
 )
+from klmap.config_models import revision_step
 from klmap.errors import InputError, PermanentFailure
-from klmap.models_table import Model, revision_step
+from klmap.models_table import Model
 from tests.mapfiles import Folder
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"

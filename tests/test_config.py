@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from klmap import config, configfile
+from klmap import config, config_models, configfile
 from klmap.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -188,10 +188,10 @@ def test_model_files_bring_models_and_name_their_lines(tmp_path, monkeypatch):
     ],
 )
 def test_names_of_files(entry, source, slug):
-    model = config.ModelEntry.model_validate(entry)
+    model = config_models.ModelEntry.model_validate(entry)
     assert (model.source, model.slug) == (source, slug)
     assert re.fullmatch(config.SOURCE_PATTERN, model.source)
-    assert re.fullmatch(config.MODEL_PATTERN, model.slug)
+    assert re.fullmatch(config_models.MODEL_PATTERN, model.slug)
 
 
 def spec(text: str, slug: str, tmp_path: Path, texts: str = "demo") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from klmap import arguments, products, updates
+from klmap import arguments, plan_tables, products, updates
 from klmap.cards import Card
 from klmap.config import Config, fingerprint
 from klmap.errors import ConfigError
@@ -107,26 +107,26 @@ def test_looking_up_goes_before_scoring_before_fetching_each_as_configured(tmp_p
 
 def test_tables_have_one_line_for_each_model_source_and_score(tmp_path: Path) -> None:
     plan = planned(tmp_path)
-    by_model = {row.split("\t")[0]: row.split("\t")[1:] for row in plan.index_rows("tiny")}
+    by_model = {row.split("\t")[0]: row.split("\t")[1:] for row in plan_tables.index_rows(plan, "tiny")}
     assert list(by_model) == sorted(plan.config.by_slug)
     assert by_model["org--second@step10"][2:] == ["org/second", "step10", "a b", ""]
     assert by_model["org--first+int8"][-1] == "int8"
-    assert [row.split("\t")[0] for row in plan.source_rows()] == sorted(plan.config.by_source)
+    assert [row.split("\t")[0] for row in plan_tables.source_rows(plan)] == sorted(plan.config.by_source)
     assert (
         "demo--gpt2-base@step150\tdemo/gpt2-base\tstep150\t"
         + (f"{plan.results}/models/_zoo/runs/gpt2-base/step150")
-        in plan.source_rows()
+        in plan_tables.source_rows(plan)
     )
     quantized = f"org--first+int8\torg--first\ttiny\t{plan.score('tiny', 'org--first+int8')}"
-    assert f"{quantized}\tauto\tint8" in plan.score_rows()
+    assert f"{quantized}\tauto\tint8" in plan_tables.score_rows(plan)
 
 
 def test_only_who_runs_code_of_others_finds_a_column_for_it(tmp_path: Path) -> None:
     opted = {"id": "org/own-code", "revision": "0" * 40, "remote_code": True}
-    assert "remote_code" not in planned(tmp_path).source_header()
+    assert "remote_code" not in plan_tables.source_header(planned(tmp_path))
     plan = planned(tmp_path, [*MODELS, opted])
-    assert plan.source_header().endswith("\tremote_code")
-    flags = {row.split("\t")[1]: row.split("\t")[-1] for row in plan.source_rows()}
+    assert plan_tables.source_header(plan).endswith("\tremote_code")
+    flags = {row.split("\t")[1]: row.split("\t")[-1] for row in plan_tables.source_rows(plan)}
     assert {name for name, flag in flags.items() if flag == "true"} == {"org/own-code"}
 
 

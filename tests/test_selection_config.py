@@ -18,6 +18,7 @@ from klmap import (
     geometry,
     index,
     models_table,
+    plan_tables,
     products,
     references,
     selection,
@@ -249,9 +250,9 @@ def test_a_sheet_names_several_texts_in_one_cell(tmp_path: Path, cell: str) -> N
 
 def test_only_what_is_scored_is_asked_for(tmp_path: Path) -> None:
     plan = planned(tmp_path)
-    rows = [row.split("\t")[:3] for row in plan.score_rows()]
+    rows = [row.split("\t")[:3] for row in plan_tables.score_rows(plan)]
     assert rows == [["new", "org--new", "fewer"], ["old", "org--old", "pile"]]
-    assert [row.split("\t")[0] for row in plan.index_rows("fewer")] == ["new"]
+    assert [row.split("\t")[0] for row in plan_tables.index_rows(plan, "fewer")] == ["new"]
     assert plan.entry("fewer", "new", plan.score("fewer", "new").split(".")[-2]).id == "org/new"
     with pytest.raises(ConfigError, match="no model 'old' for the texts 'fewer'"):
         plan.entry("fewer", "old", "0" * 12)

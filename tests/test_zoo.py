@@ -11,7 +11,7 @@ import transformers
 import yaml
 from safetensors.numpy import load_file
 
-from klmap import config, configfile, environment, zoo, zoo_runs, zoo_texts
+from klmap import config_models, configfile, environment, zoo, zoo_runs, zoo_texts
 from klmap.errors import ConfigError, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -161,6 +161,6 @@ def test_nothing_that_is_scored_was_trained_on(workshop):
 
 def test_ids_of_the_zoo_are_file_names():
     for identifier, _ in zoo_runs.shipped():
-        entry = config.ModelEntry(id=identifier)
+        entry = config_models.ModelEntry(id=identifier)
         assert entry.is_demo
         assert entry.slug.startswith("demo--")

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 
 from klmap.config import Config
-from klmap.config_analyses import Axes, Predict, Resample, Robustness
+from klmap.config_analyses import Axes, Predict, Resample, Robustness, Scale, Trajectories
 from klmap.plan import Plan
 from klmap.products import comparisons_on, other_matrices, release_files, releases_on
 
@@ -63,14 +63,53 @@ def address(config: Config, texts: str) -> str:
     return f"--url {shlex.quote(url)}" if url else ""
 
 
+def release_recipe(plan: Plan, release: str) -> str:
+    """What decides what is imported of a release, as JSON."""
+    return json.dumps(plan.release(release).recipe(), sort_keys=True)
+
+
+def release_spec(plan: Plan, release: str) -> str:
+    """What the scores of a release have in common, as JSON: the recipe of their texts."""
+    return json.dumps({"texts": plan.config.recipe(plan.release(release).texts)}, sort_keys=True)
+
+
 def score(config: Config) -> str:
     """Arguments of every scoring job that change no number, and so are no params."""
+    stop, batch = _how_to_run(config)
+    return f"{stop} --keep-tokens {str(config.scoring.keep_tokens).lower()} {batch}"
+
+
+def pair_options(config: Config) -> str:
+    """The same of every job that compares two models."""
+    return " ".join(_how_to_run(config))
+
+
+def _how_to_run(config: Config) -> tuple[str, str]:
+    """What to do with a model that fails, and how many tokens are in a batch."""
     batch = config.hardware.batch_tokens
-    return (
-        f"--on-failure {config.on_model_failure} "
-        f"--keep-tokens {str(config.scoring.keep_tokens).lower()} "
-        f"--batch-tokens {'auto' if batch is None else batch}"
-    )
+    tokens = "auto" if batch is None else batch
+    return f"--on-failure {config.on_model_failure}", f"--batch-tokens {tokens}"
+
+
+def extras(plan: Plan, source: str) -> str:
+    """Arguments of the scores of one source that change no number of them.
+
+    Checkpoints of a run get a sketch of their weights, so that these can be compared when they are
+    gone.
+    """
+    return "--sketch true" if plan.is_checkpoint(source) else ""
+
+
+def merge(plan: Plan, source: str) -> str:
+    """Arguments that tell merge_card and merge in which shares weights are merged."""
+    return f"--weights {' '.join(f'{share:g}' for share in plan.shares(source))}"
+
+
+def pair(plan: Plan, texts: str, first: str, second: str) -> str:
+    """Arguments that tell divergence which models are compared, and how each is scored."""
+    specs = [shlex.quote(plan.spec(texts, model)) for model in (first, second)]
+    number = json.loads(plan.pair_spec(texts, first, second))["number"]
+    return f"--models {first} {second} --specs {' '.join(specs)} --number {number}"
 
 
 def preflight(plan: Plan) -> str:
@@ -162,6 +201,24 @@ def resample(plan: Plan, texts: str) -> str:
         if each.n is not None and plan.reference_name(name) == texts
     ]
     return f"{options} --selections {' '.join(chosen)}" if chosen else options
+
+
+def scale(config: Config) -> str:
+    """Arguments of scale."""
+    how = config.analyses.scale or Scale()
+    early = "auto" if how.early_until is None else f"{how.early_until:g}"
+    return (
+        f"--early-until {early} --pairs {how.pairs} --bootstrap {how.bootstrap} --seed {how.seed}"
+    )
+
+
+def trajectories(config: Config) -> str:
+    """Arguments of trajectories."""
+    how = config.analyses.trajectories or Trajectories()
+    return (
+        f"--from-step {how.from_step:g} --drop {how.drop:g} --ahead {how.ahead} "
+        f"--bootstrap {how.bootstrap} --seed {how.seed}"
+    )
 
 
 def others(plan: Plan, texts: str) -> str:

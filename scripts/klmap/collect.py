@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from klmap.log import Progress, logger
 from klmap.models_table import Failure, Model
 from klmap.restriction import Texts
 from klmap.store import create_matrix
-from klmap.store_score import Score, read_score, read_status
+from klmap.store_score import Score, read_layers, read_score, read_status
 from klmap.texts import read_texts
 
 _ATTRIBUTES = (
@@ -90,7 +91,7 @@ def collect(
     chosen = wanted.selection
     if chosen is not None and threshold is None:
         threshold = chosen.clip_threshold
-    entries = read_index(index, scores, cards)
+    entries = _with_layers(read_index(index, scores, cards))
     kept = len(entries)
     if skip_failures:
         kept -= sum(_failed(entry.path, wanted.expected(entry)[1]) for entry in entries)
@@ -163,7 +164,7 @@ class _Join:
         progress.close()
 
     def _row(self, entry: Entry) -> Floats | None:
-        score = read_score(entry.path, only=_ATTRIBUTES)
+        score = read_score(entry.path, only=_ATTRIBUTES, layer=entry.layer)
         self.read += 1
         _check_identity(entry, score)
         sha256, number = self.texts.expected(entry)
@@ -213,6 +214,22 @@ class _Join:
         _check_failures(self.failed, bool(self.models), skip_failures)
 
 
+def _with_layers(entries: Sequence[Entry]) -> list[Entry]:
+    """Each model, and behind it the hidden states that its score holds, in the order of names."""
+    found = list(entries)
+    for entry in entries:
+        numbers = read_layers(entry.path) if entry.layers else []
+        found += [replace(entry, layer=number) for number in numbers]
+    rows = sorted(found, key=lambda entry: entry.row)
+    for one, other in itertools.pairwise(rows):
+        if one.row == other.row:
+            raise InputError(
+                f"{one.row!r} is the name of a model and of a hidden state of {other.model!r}; "
+                "give one of them another name with name: in config.yaml"
+            )
+    return rows
+
+
 def _failed(path: Path, texts: int) -> bool:
     """Whether a score has failed; large files have not, so that few of many have to be opened."""
     small = not path.is_file() or path.stat().st_size < 8 * texts + 65_536
@@ -251,16 +268,22 @@ def _describe(entry: Entry, score: Score, card: Mapping[str, Any], texts: Texts)
     model_type = str(card.get("model_type") or "")
     mean_loglik = texts.mean(entry, score)
     parameters = card.get("parameters")
+    base = () if entry.layer is not None else entry.parents or card.get("base_model") or ()
+    variant = [part for part in (entry.variant, _layer_name(entry)) if part]
     return Model(
-        model=entry.model,
+        model=entry.row,
         id=entry.id,
         revision=entry.revision,
-        variant=entry.variant,
+        variant="+".join(variant),
         family=entry.family or model_type or architecture,
         architecture=architecture,
         parameters=None if parameters is None else int(parameters),
         created_at=str(card.get("created_at") or ""),
-        base_model=tuple(str(name) for name in card.get("base_model") or ()),
+        base_model=tuple(str(name) for name in base),
+        relation=_relation(entry, card),
+        seed_group=entry.seed_group,
+        size_group=entry.size_group,
+        layer=entry.layer,
         license=str(card.get("license") or ""),
         dtype=str(score.attributes.get("dtype", "")),
         prefix=str(score.attributes.get("prefix", "")),
@@ -271,9 +294,24 @@ def _describe(entry: Entry, score: Score, card: Mapping[str, Any], texts: Texts)
         # Nobody says of a score that was imported how many tokens it is made of.
         tokens=int(score.n_scored.sum()) or None,
         truncated=int(score.truncated.sum()) if score.n_scored.any() else None,
-        noise_nats=_noise(entry.path, score),
+        noise_nats=_noise(entry.path, score) if entry.layer is None else None,
         commit=score.commit,
     )
+
+
+def _layer_name(entry: Entry) -> str:
+    """What sets a hidden state apart from its model; nothing for the model itself."""
+    return "" if entry.layer is None else f"layer{entry.layer}"
+
+
+def _relation(entry: Entry, card: Mapping[str, Any]) -> str:
+    """What was done to the models that one was made from: as configured, else as its card says."""
+    if entry.layer is not None:
+        return ""
+    stated = str(card.get("relation") or "")
+    if entry.parents:
+        return entry.relation or stated or "finetune"
+    return stated
 
 
 def _noise(path: Path, score: Score) -> float | None:

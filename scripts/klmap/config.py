@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from klmap.config_analyses import Analyses
+from klmap.config_models import Dtype, ModelEntry, Overlength, Prefix, source_of
 from klmap.config_published import Published
 from klmap.config_texts import SelectionTexts, Strict, TextSet
 from klmap.files import canonical
@@ -28,109 +28,7 @@ from klmap.files import canonical
 SCORER_VERSION = 1
 """Number of the scoring protocol; raised by hand when the numbers of a score change."""
 
-NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-"""Names of text sets, and of models that are given one."""
-
-SOURCE_PATTERN = NAME_PATTERN + r"(?:@[A-Za-z0-9._-]+)?"
-"""A model and its revision, ``org--name[@revision]``."""
-
-MODEL_PATTERN = SOURCE_PATTERN + r"(?:\+[A-Za-z0-9._]+)*"
-"""A source with its variant, ``org--name[@revision][+variant]``."""
-
-FINGERPRINT_PATTERN = r"[0-9a-f]{12}"
-
-COMMIT_PATTERN = r"[0-9a-f]{40}"
-
-FILE_NAMES = "letters, digits, '.', '_' and '-' are fine, a letter or digit first"
-
 RESERVED_TEXT_NAMES = ("models", "published")
-
-Dtype = Literal["float32", "float16", "bfloat16", "auto"]
-Quantization = Literal["none", "int8", "nf4", "fp4"]
-Prefix = Literal["default", "bos"]
-Overlength = Literal["window", "truncate", "fail"]
-
-
-class ModelEntry(Strict):
-    """One model of the map. A plain string in `models` is an entry with this id alone."""
-
-    id: str = Field(min_length=1)
-    """A Hub id (`org/name`), a local folder (beginning with `./`, `../`, `/` or `~`), or a model
-    of the demo zoo (`demo/...`, with `@checkpoint` where wanted)."""
-    revision: str | None = Field(None, min_length=1)
-    """Commit, tag or branch; the default branch without it."""
-    name: str | None = Field(None, pattern=f"^{NAME_PATTERN}$")
-    """The name on the map and in file names, instead of the one made from the id."""
-    family: str | None = None
-    """The family shown on the map, instead of the one the model's configuration names."""
-    dtype: Dtype | None = None
-    """Overrides `scoring.dtype` for this model."""
-    quantization: Quantization | None = None
-    """Quantise the weights while loading."""
-    prefix: Prefix | None = None
-    """Overrides `scoring.prefix` for this model."""
-    overlength: Overlength | None = None
-    """Overrides `scoring.overlength` for this model."""
-    texts: list[str] | None = Field(None, min_length=1)
-    """Text sets on which the model is scored; all without any, but no selection whose reference is
-    configured here too: the scores of the reference stand for its selections."""
-    remote_code: bool = False
-    """Where transformers has no class for the model, run the Python code of its repository, which
-    can do everything that you can on your machine: read it first. A Hub model then needs a
-    `revision` that is a full commit."""
-
-    @field_validator("revision", mode="before")
-    @classmethod
-    def _revision_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("texts", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        # In a sheet all names stand in one cell.
-        if not isinstance(value, str):
-            return value
-        return [name for name in re.split(r"[,\s]+", value) if name]
-
-    @property
-    def repository(self) -> str:
-        """The id without an ``@revision`` written behind it."""
-        return self.id.partition("@")[0] if self.is_inline else self.id
-
-    @property
-    def effective_revision(self) -> str | None:
-        """The revision, from its own key or written behind the id."""
-        return self.id.partition("@")[2] if self.is_inline else self.revision
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether the revision is written behind the id, as in ``demo/llama@step20``."""
-        return "@" in self.id and not self.is_local
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the id is a folder on this machine."""
-        return self.id.startswith(("./", "../", "/", "~")) or self.id in (".", "..")
-
-    @property
-    def is_demo(self) -> bool:
-        """Whether the model is one of the demo zoo, built here."""
-        return self.id.startswith("demo/")
-
-    @cached_property
-    def source(self) -> str:
-        """``org--name[@revision]``: what the card and the weights are filed under."""
-        stem = re.sub(r"^(?:~?/|\.{1,2}/)+", "", self.repository).strip("/").replace("/", "--")
-        revision = self.effective_revision
-        return stem if revision is None else f"{stem}@{revision.replace('/', '--')}"
-
-    @cached_property
-    def slug(self) -> str:
-        """The model's name on the map: `name`, or the source with its variant."""
-        if self.name is not None:
-            return self.name
-        variant = (self.quantization, self.dtype, self.prefix, self.overlength)
-        return "+".join([self.source, *(part for part in variant if part is not None)])
 
 
 class Scoring(Strict):
@@ -226,8 +124,8 @@ class Config(Strict):
     """Where everything is written; a path without spaces."""
     texts: dict[str, TextSet] = Field(min_length=1)
     """One map per text set."""
-    models: list[ModelEntry] = Field(default_factory=list)
-    """One model per line."""
+    entries: list[ModelEntry] = Field(default_factory=list, alias="models")
+    """One model per line, or several of one kind."""
     model_files: list[str] = Field(default_factory=list)
     """Further models: .yaml lists or .tsv sheets with the same keys."""
     published: dict[str, Published] = Field(default_factory=dict)
@@ -245,12 +143,17 @@ class Config(Strict):
     analyses: Analyses = Analyses()
     """Analyses beyond the map."""
 
-    @field_validator("models", mode="before")
+    @field_validator("entries", mode="before")
     @classmethod
     def _plain_ids(cls, value: Any) -> Any:
         if isinstance(value, list):
             return [{"id": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @cached_property
+    def models(self) -> list[ModelEntry]:
+        """Every model that is to be scored: the entries, with those that stand for several."""
+        return [model for entry in self.entries for model in entry.models]
 
     @cached_property
     def by_slug(self) -> dict[str, ModelEntry]:
@@ -261,6 +164,14 @@ class Config(Strict):
     def by_source(self) -> dict[str, ModelEntry]:
         """One model for every source; variants of a source share its weights."""
         return {entry.source: entry for entry in self.models}
+
+    def part(self, name: str) -> ModelEntry | None:
+        """The model that something is made of; None if it is not configured.
+
+        Args:
+            name: its id, with ``@revision`` behind it where there is one, or its name on the map.
+        """
+        return self.by_slug.get(name) or self.by_source.get(source_of(name))
 
     @cached_property
     def selections(self) -> dict[str, SelectionTexts]:
@@ -280,6 +191,22 @@ class Config(Strict):
                 if selection is None or selection.of not in named or selection.of not in self.texts:
                     found[name][slug] = entry
         return found
+
+    @cached_property
+    def mapped_on(self) -> dict[str, dict[str, ModelEntry]]:
+        """Of these, the ones that stand on the map of each text set."""
+        return {
+            name: {slug: entry for slug, entry in scored.items() if entry.on_map}
+            for name, scored in self.scored_on.items()
+        }
+
+    @cached_property
+    def unmapped_on(self) -> dict[str, dict[str, ModelEntry]]:
+        """The others, which analyses use alone."""
+        return {
+            name: {slug: entry for slug, entry in scored.items() if not entry.on_map}
+            for name, scored in self.scored_on.items()
+        }
 
     def recipe(self, texts: str) -> dict[str, Any]:
         """What decides the texts of a set, and those of its reference where that is configured.
@@ -303,7 +230,7 @@ class Config(Strict):
             entry: the model.
             recipe: of the texts, where it does not follow from the configuration alone.
         """
-        spec = {
+        spec: dict[str, Any] = {
             "id": entry.repository,
             "revision": entry.effective_revision,
             "dtype": entry.dtype or self.scoring.dtype,
@@ -313,9 +240,15 @@ class Config(Strict):
             "texts": self.recipe(texts) if recipe is None else recipe,
             "scorer_version": SCORER_VERSION,
         }
-        # Left out, not None, where it is false: the specs of earlier scores stay as they are, to
-        # the letter, and Snakemake compares letters.
-        return {**spec, "remote_code": True} if entry.remote_code else spec
+        # Left out, not None, where there is none: the specs of earlier scores stay as they are,
+        # to the letter, and Snakemake compares letters.
+        if entry.remote_code:
+            spec["remote_code"] = True
+        if entry.layers is not None:
+            spec["layers"] = entry.layers
+        if entry.merge is not None:
+            spec["merge"] = entry.merge.model_dump(mode="json")
+        return spec
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from klmap.config import (
-    COMMIT_PATTERN,
-    FILE_NAMES,
-    NAME_PATTERN,
-    RESERVED_TEXT_NAMES,
-    SOURCE_PATTERN,
-    Config,
-    Hardware,
-    Map,
-    ModelEntry,
-    Scoring,
-)
+from klmap.config import RESERVED_TEXT_NAMES, Config, Hardware, Map, Scoring
 from klmap.config_analyses import (
     NEED_BENCHMARKS,
     Analyses,
@@ -28,9 +18,23 @@ from klmap.config_analyses import (
     Comparison,
     Contrast,
     Leakage,
+    Merges,
     Predict,
+    QuantizationShift,
     Resample,
     Robustness,
+    Scale,
+    Trajectories,
+    TrueKl,
+)
+from klmap.config_models import (
+    COMMIT_PATTERN,
+    FILE_NAMES,
+    NAME_PATTERN,
+    SOURCE_PATTERN,
+    Merge,
+    ModelEntry,
+    Steps,
 )
 from klmap.config_published import Published, PublishedFile
 from klmap.config_texts import (
@@ -66,6 +70,11 @@ ANALYSES: dict[str, type[BaseModel]] = {
     "contrast": Contrast,
     "robustness": Robustness,
     "resample": Resample,
+    "scale": Scale,
+    "trajectories": Trajectories,
+    "merges": Merges,
+    "quantization": QuantizationShift,
+    "true_kl": TrueKl,
 }
 
 
@@ -169,6 +178,8 @@ def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
     model: type[BaseModel] = Config
     if location[:1] == ["models"]:
         model = ModelEntry
+        if len(location) > 3:
+            model = Merge if location[2] == "merge" else Steps
     elif location[:1] == ["texts"] and len(location) > 2:
         source = prepared["texts"][location[1]].get("source")
         model = TEXT_SOURCES.get(source, HubTexts)
@@ -202,6 +213,16 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
             f"{places.name(where, origins)}: no benchmark scores to learn from; name tables under "
             f"analyses.benchmarks, or metadata: of a release{places.line(where, origins)}"
         )
+    compared = config.analyses.true_kl
+    for number, pair in enumerate([] if compared is None else compared.pairs):
+        for model in pair:
+            if model not in config.by_slug:
+                pairs: list[Any] = ["analyses", "true_kl", "pairs", number]
+                problems.append(
+                    f"{places.name(pairs, origins)}: no model has the name {model!r} on the map; "
+                    f"names are those of the first column of models.tsv, such as "
+                    f"{next(iter(config.by_slug), 'org--name')!r}{places.line(pairs, origins)}"
+                )
     asked = config.analyses.contrast
     for name, comparison in ({} if asked is None else asked.comparisons).items():
         for texts in comparison.texts or []:
@@ -211,16 +232,24 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
                     f"{places.name(where, origins)}: no text set {texts!r}; configured: "
                     f"{', '.join(config.texts)}{places.line(where, origins)}"
                 )
-    slugs: dict[str, int] = {}
-    sources: dict[str, int] = {}
-    for number, entry in enumerate(config.models):
-        problem = _entry_problem(config, entry, number, slugs, sources)
-        if problem is not None:
-            place: list[Any] = ["models", number]
-            problems.append(
-                f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
-            )
+    known = _Known({}, {})
+    for number, entry in enumerate(config.entries):
+        for one in entry.models:
+            problem = _entry_problem(config, one, number, known)
+            if problem is not None:
+                place: list[Any] = ["models", number]
+                problems.append(
+                    f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
+                )
     return problems
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Models that were looked at: number of the entry, and the model, by name and by source."""
+
+    slugs: dict[str, tuple[int, ModelEntry]]
+    sources: dict[str, tuple[int, ModelEntry]]
 
 
 def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | None:
@@ -307,8 +336,7 @@ def _entry_problem(
     config: Config,
     entry: ModelEntry,
     number: int,
-    slugs: dict[str, int],
-    sources: dict[str, int],
+    known: _Known,
 ) -> str | None:
     if entry.is_inline and entry.revision is not None:
         return f"{entry.id!r} names a revision and there is a key revision too; keep one of them"
@@ -322,14 +350,17 @@ def _entry_problem(
         )
     if entry.remote_code and (problem := _code_problem(entry)) is not None:
         return problem
-    first = slugs.setdefault(entry.slug, number)
-    if first != number:
+    if entry.merge is not None and (problem := _merge_problem(config, entry)) is not None:
+        return problem
+    first, other = known.slugs.setdefault(entry.slug, (number, entry))
+    if other is not entry:
+        if first == number:
+            return f"gives {entry.slug!r} twice; remove one of its revisions or weights"
         return (
-            f"{entry.slug!r} is the name of models[{first}] ({config.models[first].id}) too; "
+            f"{entry.slug!r} is the name of models[{first}] ({other.id}) too; "
             "remove one or give one a name of its own with name:"
         )
-    first = sources.setdefault(entry.source, number)
-    other = config.models[first]
+    first, other = known.sources.setdefault(entry.source, (number, entry))
     same = (entry.repository, entry.effective_revision) == (
         other.repository,
         other.effective_revision,
@@ -339,6 +370,30 @@ def _entry_problem(
             f"{entry.id!r} and models[{first}] ({other.id!r}) would share the folder "
             f"{entry.source!r}; rename one of the folders or make a link to it"
         )
+    return None
+
+
+def _merge_problem(config: Config, entry: ModelEntry) -> str | None:
+    """Why a merge cannot be made: what it is made of has to be configured too."""
+    for name in entry.merge.of if entry.merge is not None else []:
+        part = config.part(name)
+        if part is None:
+            return (
+                f"merge.of: {name!r} is no model of this configuration; add it to models:, with "
+                "on_map: false where it is not to be on the map"
+            )
+        if part.quantization is not None:
+            return (
+                f"merge.of: {name!r} is a quantised variant; name the model itself, whose weights "
+                "are merged, and give the merge a quantization: of its own"
+            )
+        if part.is_merge:
+            return f"merge.of: {name!r} is a merge itself; name what that is made of"
+        if part.remote_code:
+            return (
+                f"merge.of: {name!r} is run by the code of its repository, which says what its "
+                "weights mean; it cannot be merged"
+            )
     return None
 
 

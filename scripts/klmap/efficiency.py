@@ -15,7 +15,7 @@ from typing import Any
 
 from klmap import releases, store_score
 from klmap.cards import Card, read_card
-from klmap.config import ModelEntry
+from klmap.config_models import ModelEntry
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger

@@ -17,7 +17,8 @@ from typing import Any
 
 from klmap import releases
 from klmap.cards import Card, read_card
-from klmap.config import Hardware, ModelEntry
+from klmap.config import Hardware
+from klmap.config_models import ModelEntry
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger

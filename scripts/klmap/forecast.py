@@ -17,7 +17,7 @@ from typing import Any
 
 from klmap import leases
 from klmap.cards import read_card
-from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN
+from klmap.config_models import FINGERPRINT_PATTERN, MODEL_PATTERN
 from klmap.errors import InputError
 from klmap.failures import left_reason
 from klmap.files import read_tsv

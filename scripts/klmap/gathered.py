@@ -1,8 +1,8 @@
 """All scored models of a text set: those of its map, and those that are kept off it.
 
-A model with ``on_map: false`` stands in offmap.h5 and offmap.tsv instead of matrix.h5 and models.tsv,
-in the same formats, so that neither the clip threshold nor the layout sees it. What compares chosen
-pairs of models takes both together.
+A model with ``on_map: false`` stands in offmap.h5 and offmap.tsv instead of matrix.h5 and
+models.tsv, in the same formats, so that neither the clip threshold nor the layout sees it. What
+compares chosen pairs of models takes both together.
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ from klmap.files import read_tsv, write_text
 
 COLUMNS = ("model", "source", "fingerprint", "id", "revision", "family", "variant")
 
+GIVEN = ("layers", "parents", "relation", "seed_group", "size_group")
+"""Columns that are there where the configuration says such a thing of some model: which hidden
+states its score holds (``all``, or numbers), and how it is related to others, instead of what its
+card says. Lists are separated by commas."""
+
 REFERENCE = "reference"
 """Column that only the index of a selection has: the folder of the text set that a model has all
 texts of; empty for a model that is scored on the selection alone."""
@@ -32,8 +37,14 @@ class Entry:
         family: from the configuration, or the model type of a release.
         variant: what sets it apart from other rows of the same source.
         path: the score file.
+        layers: hidden states that are rows of their own: ``all``, numbers, or empty for none.
+        parents: ids of the models that it was made from; those of the card where there are none.
+        relation: what was done to these; that of the card where it is empty.
+        seed_group: name of a group of runs that differ in their seed.
+        size_group: name of a group of models that differ in their size.
         card: the card, where there is a source.
         is_complete: whether the score is of all texts of a reference, where there is one.
+        layer: the hidden state that this row is; None for the model itself.
     """
 
     model: str
@@ -46,6 +57,17 @@ class Entry:
     path: Path
     card: Path
     is_complete: bool = False
+    layers: str = ""
+    parents: tuple[str, ...] = ()
+    relation: str = ""
+    seed_group: str = ""
+    size_group: str = ""
+    layer: int | None = None
+
+    @property
+    def row(self) -> str:
+        """What the row is called on the map."""
+        return self.model if self.layer is None else f"{self.model}+layer{self.layer}"
 
 
 def write_index(
@@ -58,7 +80,8 @@ def write_index(
 
     Args:
         index: the table.
-        rows: one line per configured model, its cells in the order of ``COLUMNS``.
+        rows: one line per configured model, its cells in the order of ``COLUMNS``, and of
+            ``GIVEN`` where any of that is configured.
         releases: tables of the same columns that imports have written.
         reference: of a selection, index.tsv and models.tsv of the text set that it was drawn from:
             the models of its finished map are taken over.
@@ -67,11 +90,12 @@ def write_index(
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
     """
     lines: dict[str, str] = {}
+    columns = COLUMNS + GIVEN if any(row.count("\t") >= len(COLUMNS) for row in rows) else COLUMNS
     for row in rows:
         cells = row.split("\t")
-        if len(cells) != len(COLUMNS):
+        if len(cells) != len(columns):
             raise InputError(
-                f"{cells[0]!r} has {len(cells)} cells in the index, expected {len(COLUMNS)}; take "
+                f"{cells[0]!r} has {len(cells)} cells in the index, expected {len(columns)}; take "
                 "the tab out of its family: in config.yaml"
             )
         lines[cells[0]] = _line(cells)
@@ -83,16 +107,18 @@ def write_index(
                     f"{name!r} is the name of a model of {table} and of another one; give yours "
                     "another name with name: in config.yaml"
                 )
-            lines[name] = _line([found[column] for column in COLUMNS])
-    header = "\t".join(COLUMNS)
+            lines[name] = _line([found.get(column, "") for column in columns])
+    header = "\t".join(columns)
     if reference:
         header = f"{header}\t{REFERENCE}"
         lines = {name: f"{line}\t" for name, line in lines.items()}
-        _add_reference(lines, *map(Path, reference))
+        _add_reference(lines, columns, *map(Path, reference))
     write_text(Path(index), "\n".join([header, *lines.values()]) + "\n")
 
 
-def _add_reference(lines: dict[str, str], reference: Path, models: Path) -> None:
+def _add_reference(
+    lines: dict[str, str], columns: Sequence[str], reference: Path, models: Path
+) -> None:
     """The models of a reference stand on the maps of its selections."""
     finished = {row["model"] for row in read_tsv(models)}
     for found in read_tsv(reference):
@@ -105,7 +131,7 @@ def _add_reference(lines: dict[str, str], reference: Path, models: Path) -> None
                 "the selection too; remove it from models:, or give this one another name with "
                 "name:"
             )
-        cells = [*(found[column] for column in COLUMNS), str(reference.parent)]
+        cells = [*(found.get(column, "") for column in columns), str(reference.parent)]
         lines[name] = _line(cells)
 
 
@@ -147,8 +173,19 @@ def _entry(row: dict[str, str], scores: Path, cards: Path) -> Entry:
     if folder:
         scores, cards = Path(folder, "scores"), Path(folder).parent / "models"
     return Entry(
-        **{name: row[name] for name in COLUMNS},
+        model=row["model"],
+        source=row["source"],
+        fingerprint=row["fingerprint"],
+        id=row["id"],
+        revision=row["revision"],
+        family=row["family"],
+        variant=row["variant"],
         path=scores / f"{row['model']}.{row['fingerprint']}.h5",
         card=cards / row["source"] / "card.json",
         is_complete=bool(folder),
+        layers=row.get("layers", ""),
+        parents=tuple(id for id in row.get("parents", "").split(",") if id),
+        relation=row.get("relation", ""),
+        seed_group=row.get("seed_group", ""),
+        size_group=row.get("size_group", ""),
     )

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from klmap.config_models import revision_step
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 
 FAILURE_COLUMNS = ("model", "id", "revision", "reason")
-
-_STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d+)")
 
 
 @dataclass(frozen=True)
@@ -91,17 +88,6 @@ class Failure:
     id: str
     revision: str
     reason: str
-
-
-def revision_step(revision: str) -> float:
-    """The training step that a revision names: ``step1000``, ``1000``, ``stage1-step5-tokens9B``.
-
-    Returns:
-        The number after ``step``, else the first number, else infinity: a branch name without a
-        number, or no revision at all, is the end of the training.
-    """
-    found = _STEP.search(revision) or _NUMBER.search(revision)
-    return float(found[1]) if found else math.inf
 
 
 def write_models(path: Path, models: Sequence[Model]) -> None:

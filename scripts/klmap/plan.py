@@ -2,25 +2,28 @@
 
 Every process of the workflow makes a `Plan` when it starts, and asks it several times for each of
 thousands of jobs. So nothing heavy is imported, and whatever the configuration decides is worked
-out once. What follows from a plan is in ``products`` (maps and analyses), ``arguments`` (command
-lines) and ``submission`` (what jobs ask for).
+out once. What follows from a plan is in ``plan_tables`` (which list it), ``products`` (maps and
+analyses), ``arguments`` (command lines) and ``submission`` (what jobs ask for).
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from klmap import references, zoo_runs
-from klmap.config import Config, ModelEntry, fingerprint
+from klmap import divergences, references, zoo_runs
+from klmap.config import Config, fingerprint
+from klmap.config_models import ModelEntry
 from klmap.config_published import Published
 from klmap.config_texts import SelectionTexts
 from klmap.errors import ConfigError, InputError
 from klmap.files import read_json
 
-PLAN_COLUMNS = ("model", "source", "texts", "score", "dtype", "quantization")
-"""Columns of the table of scores that pre-flight and status read."""
+_MOST_LAYERS = 100
+"""Blocks that a model is taken to have where all hidden states are asked for (own)."""
 
 _FETCH, _SCORE, _RESOLVE, _STAGES = range(4)
 
@@ -39,6 +42,7 @@ class Plan:
         places: rank of each source in the configuration; the first is 0.
         zoo: folder of the demo models.
         references: of each text set that is a selection, the text set that it is one of.
+        merges_of: sources of the merges that each source is a part of.
 
     Raises:
         ConfigError: there is no such model in the demo zoo, or no such reference.
@@ -64,6 +68,13 @@ class Plan:
         self._specs: dict[tuple[str, str], str] = {}
         self._scores: dict[tuple[str, str], str] = {}
         self._finished: dict[tuple[str, str], bool] = {}
+        self._partly: dict[str, bool] = {}
+        self._pairs: dict[str, list[tuple[str, str]]] = {}
+        self._revisions: Counter[str] = Counter()
+        self.merges_of: dict[str, list[str]] = {}
+        for entry in config.by_source.values():
+            for part in self.parts(entry.source):
+                self.merges_of.setdefault(part, []).append(entry.source)
 
     # Scores
 
@@ -95,26 +106,87 @@ class Plan:
         """
         key = texts, model
         if key not in self._finished:
-            made_from = (
-                self.card(self.config.by_slug[model].source),
-                f"{self.results}/{texts}/texts.json",
-            )
-            try:
-                made = Path(self.score(texts, model)).stat().st_mtime
-                self._finished[key] = all(Path(path).stat().st_mtime <= made for path in made_from)
-            except OSError:
-                self._finished[key] = False
+            made_from = (self.card(self.config.by_slug[model].source), self._manifest(texts))
+            self._finished[key] = _is_newer(self.score(texts, model), made_from)
         return self._finished[key]
 
+    def _manifest(self, texts: str) -> str:
+        return f"{self.results}/{texts}/texts.json"
+
+    def pairs(self, texts: str) -> list[tuple[str, str]]:
+        """Names of the pairs of models that are compared token by token on a text set."""
+        if texts not in self._pairs:
+            self._pairs[texts] = divergences.pairs(self.config, texts)
+        return self._pairs[texts]
+
+    def pair_spec(self, texts: str, first: str, second: str) -> str:
+        """What decides the numbers of a pair, as JSON."""
+        pair = self.spec(texts, first), self.spec(texts, second)
+        return divergences.spec(self.config, *pair)
+
+    def divergence(self, texts: str, first: str, second: str) -> str:
+        """File of the exact divergences of a pair."""
+        name = divergences.name(first, second, self.pair_spec(texts, first, second))
+        return f"{self.results}/{texts}/divergences/{name}.h5"
+
+    def pair(self, texts: str, first: str, second: str, digits: str) -> tuple[str, str, str]:
+        """Text set and names of a pair, which must be what the name of its file says.
+
+        Raises:
+            ConfigError: the configuration no longer asks for this comparison.
+        """
+        job = f"{self.results}/{texts}/divergences/{first}{divergences.BETWEEN}{second}.{digits}.h5"
+        known = texts in self.config.texts and (first, second) in self.pairs(texts)
+        if not known or self.divergence(texts, first, second) != job:
+            raise ConfigError(
+                f"{self._file}: the configuration does not ask for {job}: it was edited while the "
+                "job waited, or the name is mistyped. Nothing was computed; run snakemake again."
+            )
+        return texts, first, second
+
+    def pair_sources(self, texts: str, first: str, second: str) -> list[str]:
+        """Sources of the two models of a pair."""
+        return [self.config.scored_on[texts][model].source for model in (first, second)]
+
+    def pair_cards(self, texts: str, first: str, second: str) -> list[str]:
+        """Cards of the two models of a pair."""
+        return [self.card(source) for source in self.pair_sources(texts, first, second)]
+
+    def pair_weights(self, texts: str, first: str, second: str) -> list[str]:
+        """Weights of the two models of a pair; the same where one is a variant of the other."""
+        return [self.weights(source) for source in self.pair_sources(texts, first, second)]
+
+    def handed_over(self, texts: str) -> set[str]:
+        """Files of finished pairs whose weights are fetched again for something else."""
+        return {
+            self.divergence(texts, *pair)
+            for pair in self.pairs(texts)
+            if any(map(self.is_partly_finished, self.pair_sources(texts, *pair)))
+            and self.is_compared(texts, *pair)
+        }
+
+    def is_compared(self, texts: str, first: str, second: str) -> bool:
+        """Whether a pair was compared, and nothing that it was made from is newer."""
+        made_from = (*self.pair_cards(texts, first, second), self._manifest(texts))
+        return _is_newer(self.divergence(texts, first, second), made_from)
+
     def is_partly_finished(self, source: str) -> bool:
-        """Whether some scores of a source are there and others are not."""
+        """Whether some of what is made from a source's weights is there, and some is not."""
+        if source not in self._partly:
+            self._partly[source] = len(set(self._done(source))) > 1
+        return self._partly[source]
+
+    def _done(self, source: str) -> Iterator[bool]:
+        """Of each score and comparison that needs a source's weights, whether it is there."""
         models = set(self.models_of[source])
-        scores = [
-            (texts, model)
-            for texts, scored in self.config.scored_on.items()
-            for model in models.intersection(scored)
-        ]
-        return len(scores) > 1 and len({self.is_finished(*score) for score in scores}) > 1
+        for texts, scored in self.config.scored_on.items():
+            for model in models.intersection(scored):
+                yield self.is_finished(texts, model)
+            for first, second in self.pairs(texts):
+                if first in models or second in models:
+                    yield self.is_compared(texts, first, second)
+        for merge in self.merges_of.get(source, ()):
+            yield from self._done(merge)
 
     def entry(self, texts: str, model: str, digits: str) -> ModelEntry:
         """The configured model behind a score, which must be what its file name says.
@@ -184,8 +256,18 @@ class Plan:
     def models_on(self, texts: str) -> int:
         """The most models on one map: those of a release are known when its files are read."""
         released = [each for each in self.config.published.values() if each.texts == texts]
-        own = len(self.config.scored_on[texts]) + sum(each.count for each in released)
+        own = self._rows(self.config.mapped_on[texts].values())
+        own += sum(each.count for each in released)
         return own + self.models_of_reference(texts)
+
+    @staticmethod
+    def _rows(entries: Iterable[ModelEntry]) -> int:
+        """How many rows models are on a map at the most, with their hidden states."""
+        rows = 0
+        for entry in entries:
+            hidden = 0 if entry.layers is None else _MOST_LAYERS
+            rows += 1 + (len(entry.layers) if isinstance(entry.layers, list) else hidden)
+        return rows
 
     def models_of_reference(self, texts: str) -> int:
         """The most models of the text set that another one is a selection of; 0 for others."""
@@ -252,6 +334,24 @@ class Plan:
         """Folder of a source's weights."""
         return f"{self.results}/models/{source}/weights"
 
+    def parts(self, source: str) -> list[str]:
+        """Sources of what a merge is made of, as configured; none for any other model."""
+        merge = self.config.by_source[source].merge
+        found = [] if merge is None else [self.config.part(name) for name in merge.of]
+        return [entry.source for entry in found if entry is not None]
+
+    def shares(self, source: str) -> list[float]:
+        """The share of each of its parts in the weights of a merge; none for any other model."""
+        merge = self.config.by_source[source].merge
+        return [] if merge is None else merge.weights[0]
+
+    def is_checkpoint(self, source: str) -> bool:
+        """Whether a source is one of at least three revisions of one repository."""
+        if not self._revisions:
+            sources = self.config.by_source.values()
+            self._revisions.update(entry.repository for entry in sources)
+        return self._revisions[self.config.by_source[source].repository] > 2
+
     def zoo_run(self, source: str) -> list[str]:
         """The training run that builds a demo model; nothing for any other model."""
         if self.source(source).is_demo:
@@ -272,60 +372,6 @@ class Plan:
     def runs_code(self, source: str) -> bool:
         """Whether the code of a repository is fetched: one of its models opted in."""
         return any(self.config.by_slug[model].remote_code for model in self.models_of[source])
-
-    # Tables
-
-    def index_rows(self, texts: str) -> list[str]:
-        """One tab-separated line per model that is scored: what the aggregation has to join."""
-        rows = []
-        for model, entry in sorted(self.config.scored_on[texts].items()):
-            variant = (entry.quantization, entry.dtype, entry.prefix, entry.overlength)
-            cells = [
-                model,
-                entry.source,
-                self.score(texts, model).rsplit(".", 2)[1],
-                entry.repository,
-                entry.effective_revision or "",
-                entry.family or "",
-                "+".join(part for part in variant if part),
-            ]
-            rows.append("\t".join(cells))
-        return rows
-
-    def source_header(self) -> str:
-        """First line of the table of sources."""
-        return "\t".join(self._source_columns())
-
-    def _source_columns(self) -> list[str]:
-        """Columns of the table of sources; the last one only where some model opted in to it."""
-        columns = ["source", "id", "revision", "folder"]
-        return columns + ["remote_code"] * any(map(self.runs_code, self.models_of))
-
-    def source_rows(self) -> list[str]:
-        """One tab-separated line per configured source: what refresh has to ask about."""
-        columns = self._source_columns()
-        rows = []
-        for source, entry in sorted(self.config.by_source.items()):
-            cells = {
-                "source": source,
-                "id": entry.repository,
-                "revision": entry.effective_revision or "",
-                "folder": self.folder(source),
-                "remote_code": "true" if self.runs_code(source) else "",
-            }
-            rows.append("\t".join(cells[column] for column in columns))
-        return rows
-
-    def score_rows(self) -> list[str]:
-        """One tab-separated line per wanted score: what pre-flight has to look for."""
-        rows = []
-        for texts in sorted(self.config.texts):
-            for model, entry in sorted(self.config.scored_on[texts].items()):
-                spec = json.loads(self.spec(texts, model))
-                made_as = [spec["dtype"], spec["quantization"] or ""]
-                path = self.score(texts, model)
-                rows.append("\t".join([model, entry.source, texts, path, *made_as]))
-        return rows
 
     # Turns: later stages go first, and within one the order of the configuration counts.
     # Scoring goes before fetching, because it makes room; looking up goes before both, because it
@@ -350,3 +396,12 @@ class Plan:
 
     def _turn(self, source: str, stage: int) -> int:
         return (stage + 1) * len(self.places) - self.places[source]
+
+
+def _is_newer(made: str, made_from: Sequence[str]) -> bool:
+    """Whether a file is there, and none that it was made from is newer or missing."""
+    try:
+        when = Path(made).stat().st_mtime
+        return all(Path(path).stat().st_mtime <= when for path in made_from)
+    except OSError:
+        return False

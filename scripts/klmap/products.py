@@ -59,6 +59,30 @@ ANALYSES = {
             "places": "New models by fewer texts",
         },
     ),
+    "scale": (
+        ["scale.tsv", "pairs.tsv", "orderings.tsv"],
+        {"scale": "What a KL means"},
+    ),
+    "trajectories": (
+        ["runs.tsv", "steps.tsv", "exponents.tsv", "texts.tsv"],
+        {
+            "steps": "How far each step of a training goes",
+            "exponents": "How training diffuses",
+            "paths": "Paths of training",
+        },
+    ),
+    "merges": (
+        ["merges.tsv", "paths.tsv"],
+        {"merges": "How straight the ways of merges are"},
+    ),
+    "quantization": (
+        ["shift.tsv", "methods.tsv", "cosines.tsv", "domains.tsv"],
+        {"shift": "What precisions cost", "cosines": "Where precisions shift models"},
+    ),
+    "true_kl": (
+        ["true_kl.tsv", "summary.tsv"],
+        {"true_kl": "Estimated against true KL"},
+    ),
     "robustness": (
         ["halves.tsv", "domains.tsv", "numbers.tsv", "sets.tsv"],
         {"robustness": "How far distances depend on the texts"},
@@ -69,6 +93,26 @@ ANALYSES = {
 _MAP = (
     "kl.h5", "neighbors.tsv", "layout.tsv", "layout.json", "models.tsv", "failures.tsv", "map.html",
 )  # fmt: skip
+
+
+def release_inputs(plan: Plan, release: str) -> list[str]:
+    """Files of a release that lie on this machine."""
+    return plan.release(release).paths()
+
+
+def release_texts(plan: Plan, release: str) -> str:
+    """The texts of a release."""
+    return f"{plan.results}/{plan.release(release).texts}/texts.jsonl"
+
+
+def release_manifest(plan: Plan, release: str) -> str:
+    """Manifest of the texts of a release."""
+    return f"{plan.results}/{plan.release(release).texts}/texts.json"
+
+
+def release_scores(plan: Plan, release: str) -> str:
+    """Where the scores of a release go: beside all others of its text set."""
+    return f"{plan.results}/{plan.release(release).texts}/scores"
 
 
 def releases_on(plan: Plan, texts: str) -> list[str]:
@@ -132,6 +176,22 @@ def predictions_on(plan: Plan, texts: str) -> list[str]:
     """Predicted benchmark scores, where they are asked for and there are scores to learn from."""
     wanted = plan.config.analyses.predict and benchmarks_on(plan, texts)
     return [f"{plan.results}/{texts}/predict/predictions.tsv"] if wanted else []
+
+
+def index_files(plan: Plan, texts: str) -> list[str]:
+    """Tables of all models that are scored on a text set."""
+    off = ["offmap-index.tsv"] if plan.config.unmapped_on[texts] else []
+    return [f"{plan.results}/{texts}/{name}" for name in ["index.tsv", *off]]
+
+
+def offmap(plan: Plan, texts: str) -> list[str]:
+    """Matrix of the models that are scored but kept off the map; nothing where there are none."""
+    return [f"{plan.results}/{texts}/offmap.h5"] if plan.config.unmapped_on[texts] else []
+
+
+def offmap_models(plan: Plan, texts: str) -> list[str]:
+    """What is known of these."""
+    return [f"{plan.results}/{texts}/offmap.tsv"] if plan.config.unmapped_on[texts] else []
 
 
 def other_matrices(plan: Plan, texts: str) -> dict[str, str]:
@@ -208,6 +268,11 @@ def _has_material(plan: Plan, analysis: str, texts: str) -> bool:
         return False
     if analysis == "contrast":
         return bool(comparisons_on(plan, texts))
+    if analysis == "true_kl":
+        return bool(plan.pairs(texts))
+    if analysis == "trajectories":
+        scored = plan.config.mapped_on[texts].values()
+        return any(plan.is_checkpoint(entry.source) for entry in scored)
     return analysis not in NEED_BENCHMARKS or bool(benchmarks_on(plan, texts))
 
 

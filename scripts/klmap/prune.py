@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from klmap import disk, leases
-from klmap.config import FINGERPRINT_PATTERN, MODEL_PATTERN
+from klmap.config_models import FINGERPRINT_PATTERN, MODEL_PATTERN
 from klmap.files import read_tsv, remove, write_tsv
 from klmap.log import logger
 
@@ -17,22 +17,23 @@ _SCORE = re.compile(
 )
 
 
-def unwanted(index: Path) -> list[Path]:
-    """Score files of one text set that its index does not name.
+def unwanted(*indexes: Path) -> list[Path]:
+    """Score files of one text set that none of its indexes names.
 
     Args:
-        index: ``results/<texts>/index.tsv``, with the columns model and fingerprint.
+        indexes: ``results/<texts>/index.tsv``, with the columns model and fingerprint, and that of
+            the models off the map where there are some.
 
     Returns:
-        Files in ``scores/`` beside the index, sorted; files that klmap did not name are left out,
+        Files in ``scores/`` beside them, sorted; files that klmap did not name are left out,
         and those of a score at which a job is at work.
 
     Raises:
         InputError: the index is missing or malformed.
     """
-    wanted = {(row["model"], row["fingerprint"]) for row in read_tsv(index)}
+    wanted = {(row["model"], row["fingerprint"]) for index in indexes for row in read_tsv(index)}
     found = []
-    for path in sorted((index.parent / "scores").glob("*")):
+    for path in sorted((indexes[0].parent / "scores").glob("*")):
         match = _SCORE.fullmatch(path.name)
         if match and match.groups() not in wanted and not _at_work(path, *match.groups()):
             found.append(path)
@@ -67,14 +68,17 @@ def prune(indexes: Sequence[Path], models: Path, listing: Path) -> list[Path]:
     be a wrong one, or two configurations can share a results folder.
 
     Args:
-        indexes: one ``index.tsv`` per text set.
+        indexes: ``index.tsv`` of each text set, and ``offmap-index.tsv`` where there is one.
         models: folder of ``<source>/weights``.
         listing: where the list is kept between the two calls.
 
     Returns:
         The files and folders that were removed.
     """
-    files = [path for index in indexes for path in unwanted(index)]
+    of_texts: dict[Path, list[Path]] = {}
+    for index in indexes:
+        of_texts.setdefault(index.parent, []).append(index)
+    files = [path for tables in of_texts.values() for path in unwanted(*tables)]
     files += unwanted_weights(indexes, models)
     sizes = [disk.size_of(path) if path.is_dir() else path.stat().st_size for path in files]
     if not files:

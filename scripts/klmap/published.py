@@ -20,7 +20,8 @@ from scipy.stats import spearmanr
 
 from klmap import geometry, index, webfile
 from klmap.arrays import Floats
-from klmap.config import ModelEntry, fingerprint
+from klmap.config import fingerprint
+from klmap.config_models import ModelEntry
 from klmap.config_published import Published, PublishedFile
 from klmap.errors import InputError
 from klmap.files import flush, read_json, sha256_of, write_json, write_tsv

@@ -48,7 +48,7 @@ def ask(
         path = folder / source.name / "card.json"
         card = cards.read_card(path) if path.is_file() else None
         answers[source.name] = Answer(card)
-        is_built_here = card is None and is_demo(source)
+        is_built_here = source.is_merge or (card is None and is_demo(source))
         if not is_built_here and (card is None or card.error):
             open_questions.append((source, path, card))
     if not open_questions:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from klmap.config import NAME_PATTERN, Config
+from klmap.config import Config
+from klmap.config_models import NAME_PATTERN
 from klmap.errors import ConfigError, InputError
 from klmap.files import read_json
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from klmap import cards, resolve
+from klmap.config_models import MERGES
 from klmap.errors import InputError, KlmapError
 from klmap.files import read_tsv
 from klmap.log import logger
@@ -38,6 +39,11 @@ class Source:
     revision: str | None
     folder: Path | None
     remote_code: bool = False
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether the model is made here from others, so that nobody can be asked about it."""
+        return self.id.startswith(MERGES)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,11 @@ def refresh(sources: Iterable[Source], folder: Path) -> list[News]:
     Returns:
         What changed, in the order of ``sources``; empty if nothing did.
     """
-    known = [source for source in sources if (folder / source.name / "card.json").is_file()]
+    known = [
+        source
+        for source in sources
+        if (folder / source.name / "card.json").is_file() and not source.is_merge
+    ]
     with ThreadPoolExecutor(max_workers=THREADS) as pool:
         found = list(pool.map(lambda source: _ask_again(source, folder), known))
     news = [item for item in found if item is not None]

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from klmap import natives
 from klmap.cards import Card
-from klmap.config import ModelEntry
+from klmap.config_models import ModelEntry
 from klmap.errors import PermanentFailure
 from klmap.quantization import Packing, packing_of
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Submission:
         sizes = self._plan.sizes(texts)
         spec = json.loads(self._plan.spec(texts, model))
         measured, speeds = self._speeds()
-        return allocation.request(
+        found = allocation.request(
             self._card(entry.source),
             spec["dtype"],
             spec["quantization"] or "",
@@ -61,6 +62,33 @@ class Submission:
             demo=entry.is_demo,
             skip=self._config.on_model_failure == "skip",
             shared=self.sharing(),
+        )
+        # A head for each hidden state; measured on small models, where heads are the largest part.
+        return found if entry.layers is None else replace(found, minutes=4 * found.minutes)
+
+    def pair(self, texts: str, first: str, second: str) -> Request:
+        """What the first attempt at comparing two models asks for: both are loaded in one job.
+
+        Args:
+            texts: name of the text set.
+            first: name of one model on the map.
+            second: name of the other one.
+        """
+        one, other = (self.request(texts, model) for model in (first, second))
+        gpus = one.gpus + other.gpus
+        most = self._config.hardware.max_gpus
+        refusal = one.refusal or other.refusal
+        if not refusal and gpus > most > 0:
+            refusal = (
+                f"{first} and {second} together need {gpus} GPUs, and hardware.max_gpus is {most}; "
+                "take the pair out of analyses.true_kl, or raise it"
+            )
+        return Request(
+            gpus=0 if refusal else gpus,
+            cpus=max(one.cpus, other.cpus),
+            memory=one.memory + other.memory,
+            minutes=one.minutes + other.minutes,
+            refusal=refusal,
         )
 
     def gpus(self, texts: str, model: str, attempt: int, log: str) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from klmap.arrays import Floats
-from klmap.config import FILE_NAMES, MODEL_PATTERN, ModelEntry
+from klmap.config_models import FILE_NAMES, MODEL_PATTERN, ModelEntry
 from klmap.errors import InputError
 from klmap.pickles import read_pickle, shown
 from klmap.store_vectors import read_foreign

@@ -1,0 +1,82 @@
+"""Which pairs of models are compared token by token, and where the results lie.
+
+Both models of a pair are loaded in one job, which is named as a score is: by the models and a
+fingerprint of all that decides the numbers. What is compared is in ``scorer_divergence``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+
+from klmap.config import Config, fingerprint
+from klmap.config_models import ModelEntry, revision_step
+
+BETWEEN = "~"
+"""What stands between the names of two models in the name of a file."""
+
+
+def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
+    """Names on the map of the pairs that are to be compared on a text set, as configured first.
+
+    Args:
+        config: the configuration.
+        texts: name of the text set.
+
+    Returns:
+        Each pair once, whatever its order; none for a selection of texts.
+    """
+    asked = config.analyses.true_kl
+    if asked is None or texts in config.selections:
+        return []
+    scored = config.scored_on[texts]
+    wanted = [*asked.pairs, *(_own(scored) if asked.own else ())]
+    found: dict[frozenset[str], tuple[str, str]] = {}
+    for first, second in wanted:
+        if first != second and first in scored and second in scored:
+            found.setdefault(frozenset((first, second)), (first, second))
+    return list(found.values())
+
+
+def spec(config: Config, first: str, second: str) -> str:
+    """What decides the numbers of a pair, as JSON.
+
+    Args:
+        config: the configuration.
+        first: settings of one model's score, as JSON.
+        second: those of the other one.
+    """
+    asked = config.analyses.true_kl
+    number = asked.texts if asked is not None else None
+    pair = [json.loads(first), json.loads(second)]
+    return json.dumps({"kind": "divergence", "number": number, "pair": pair}, sort_keys=True)
+
+
+def name(first: str, second: str, spec: str) -> str:
+    """Name of the file of a pair, without its ending."""
+    return f"{first}{BETWEEN}{second}.{fingerprint(json.loads(spec))}"
+
+
+def _own(scored: Mapping[str, ModelEntry]) -> Iterable[tuple[str, str]]:
+    """Quantised models with their originals, and consecutive checkpoints: one vocabulary each."""
+    plain: dict[tuple[str, ...], str] = {}
+    runs: dict[tuple[str, ...], list[tuple[float, str]]] = {}
+    for model, entry in scored.items():
+        if entry.quantization in (None, "none"):
+            plain.setdefault(_how(entry), model)
+            step = revision_step(entry.effective_revision or "")
+            runs.setdefault(_how(entry)[:1] + _how(entry)[2:], []).append((step, model))
+    for model, entry in scored.items():
+        if entry.quantization not in (None, "none") and _how(entry) in plain:
+            yield plain[_how(entry)], model
+    for run in runs.values():
+        # Two at one step are the same weights, scored in two ways.
+        steps = sorted(dict(run).items())
+        yield from ((one, other) for (_, one), (_, other) in itertools.pairwise(steps))
+
+
+def _how(entry: ModelEntry) -> tuple[str, ...]:
+    """What a model has in common with its quantised variants; its revision stands second."""
+    parts = (entry.dtype, entry.prefix, entry.overlength)
+    return (entry.repository, entry.effective_revision or "", *(part or "" for part in parts))
