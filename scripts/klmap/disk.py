@@ -51,6 +51,12 @@ TELL = 600.0
 SETTLE = 2.0
 """Seconds for which a fetch lets others get in line before it, where room is short."""
 
+PATIENCE = 120.0
+"""Seconds for which a merge waits for room before it takes it all the same (own).
+
+Shorter than GRACE, and long enough for scores of small models to end.
+"""
+
 OVERHEAD = 4096
 """Bytes reckoned for each file besides its content: notes that the download library makes."""
 
@@ -68,6 +74,8 @@ class Claim:
         owner: the process that fetches.
         run: the workflow that started that process, if any.
         ended: whether that process has ended its fetch, well or badly.
+        patience: seconds after which it takes its room whether there is some or not, because what
+            it waits for may be waiting for it; None waits for ever.
     """
 
     source: str
@@ -78,11 +86,12 @@ class Claim:
     owner: Owner
     run: Owner | None
     ended: bool = False
+    patience: float | None = None
 
     @property
-    def rank(self) -> tuple[int, float, str]:
-        """Whose turn it is: the smallest first."""
-        return self.place, self.since, self.source
+    def rank(self) -> tuple[bool, int, float, str]:
+        """Whose turn it is: the smallest first, and before all others what makes room itself."""
+        return self.patience is None, self.place, self.since, self.source
 
 
 class Budget:
@@ -102,14 +111,23 @@ class Budget:
         self._still_since: float | None = None
 
     @contextlib.contextmanager
-    def room(self, source: str, size: int, files: int, place: int) -> Iterator[None]:
+    def room(
+        self, source: str, size: int, files: int, place: int, patience: float | None = None
+    ) -> Iterator[None]:
         """Wait until there is room for a model, and hold it while the block fetches.
+
+        A merge frees the room of its parents when it is done. If it waited for room like a fetch,
+        two of them could wait for the parents of each other for ever; so it comes before all
+        fetches, and after some time takes its room beyond the budget. Fetches then wait until
+        that is free again.
 
         Args:
             source: what the model is filed under.
             size: bytes of what will be downloaded.
             files: number of files that will be downloaded.
             place: rank in the order in which scoring wants the models.
+            patience: seconds after which the room is taken whether there is some or not; None
+                waits for ever.
 
         Raises:
             PermanentFailure: the model is larger than the whole budget.
@@ -122,7 +140,7 @@ class Budget:
             return
         me = Owner.of(psutil.Process())
         needed = min(size + OVERHEAD * (files + 4), self.limit)
-        claim = Claim(source, needed, place, time.time(), False, me, workflow())
+        claim = Claim(source, needed, place, time.time(), False, me, workflow(), patience=patience)
         self._register(claim)
         stop = threading.Event()
         threading.Thread(target=self._beat, args=(claim, stop), daemon=True).start()
@@ -182,7 +200,10 @@ class Budget:
             self._check(claim)
             with self._lock():
                 lack = self._lack(claim)
-                if lack is not None and lack > 0 and self._stands_still(claim):
+                if claim.patience is not None:
+                    if time.time() - claim.since >= claim.patience:
+                        lack = 0
+                elif lack is not None and lack > 0 and self._stands_still(claim):
                     lack -= self._give_up_weights(claim, lack)
                 if lack is not None and lack <= 0:
                     claim.granted = True
@@ -254,7 +275,7 @@ class Budget:
         waiting = {
             os.path.normpath(self.models / found.source / WEIGHTS)
             for found in self._claims().values()
-            if not found.granted and self.is_active(found)
+            if not found.granted and self.is_active(found) and found.patience is None
         }
         if not locks:
             return True
