@@ -1,0 +1,164 @@
+"""Two loaded models side by side: divergences of their distributions of the next token.
+
+Logits are computed in float32 and everything behind them in float64, over the whole vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from klmap import scorer_run
+from klmap.arrays import Floats
+from klmap.log import Progress, logger
+from klmap.scorer_load import raise_for_model
+from klmap.scorer_model import CausalModel
+
+CPU_LOGITS = 2**21
+"""Logits of one model at a time on a CPU: 16 MiB in 64 bits."""
+
+CUDA_LOGITS = 2**26
+"""The same on a GPU: 512 MiB. Some eight arrays of this size are held at one time."""
+
+VALUES = ("kl", "kl_back", "loglik", "loglik_second", "squares", "outside", "outside_second")
+"""What :func:`compare` gives for every scored token, in its order."""
+
+
+def tokenwise(
+    models: tuple[CausalModel, CausalModel],
+    plan: scorer_run.Plan,
+    budget: int,
+    progress: Progress | None = None,
+) -> Floats:
+    """Compare two models at every scored token of some texts.
+
+    Args:
+        models: loaded and verified; both read what the plan holds.
+        plan: of the texts.
+        budget: padded tokens per batch; a GPU out of memory halves it.
+        progress: told of every batch.
+
+    Returns:
+        (7, T) float64 in the order of texts, see :func:`compare`.
+
+    Raises:
+        PermanentFailure: a model's own code fails.
+        torch.OutOfMemoryError: memory does not suffice for a single text.
+    """
+    for model in models:
+        if model.head is None:
+            budget = min(budget, max(scorer_run.FALLBACK_LOGITS // model.rows, 1))
+        if model.mixes_batches:
+            budget = 1
+    result = np.zeros((len(VALUES), int(plan.offset[-1])))
+    start = 0
+    while start < len(plan.ordered):
+        batch = scorer_run.next_batch(plan.ordered, start, budget)
+        try:
+            values = _batch(models, plan, batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            budget = len(batch) // 2 * batch[0].length
+            torch.cuda.empty_cache()
+            logger.info("out of GPU memory: from here on %d tokens per batch", budget)
+            continue
+        except Exception as error:
+            raise_for_model(error, "a model fails on a text")
+        filled = 0
+        for piece in batch:
+            place = slice(piece.offset, piece.offset + piece.scored)
+            result[:, place] = values[:, filled : filled + piece.scored]
+            filled += piece.scored
+        start += len(batch)
+        if progress is not None:
+            progress.add(sum(piece.length for piece in batch))
+    return result
+
+
+@torch.inference_mode()
+def _batch(
+    models: tuple[CausalModel, CausalModel],
+    plan: scorer_run.Plan,
+    batch: Sequence[scorer_run.Piece],
+) -> Floats:
+    """(7, R) values of the tokens that one batch scores, piece after piece."""
+    width = batch[0].length
+    ids = torch.zeros((len(batch), width), dtype=torch.int64)
+    rows, targets = [], []
+    for number, piece in enumerate(batch):
+        window = piece.window
+        sequence = torch.tensor(plan.sequences[piece.text][window.start : window.stop])
+        ids[number, : piece.length] = sequence[:-1]
+        scored = torch.arange(window.first - window.start, len(sequence))
+        rows.append(number * width + scored - 1)
+        targets.append(sequence[scored])
+    places, wanted = torch.cat(rows), torch.cat(targets)
+    first, second = (_logits(model, ids, places) for model in models)
+    device = models[0].output_device
+    widest = max(model.rows for model in models)
+    step = max((CUDA_LOGITS if device.type == "cuda" else CPU_LOGITS) // widest, 1)
+    parts = []
+    for start in range(0, len(wanted), step):
+        some = slice(start, start + step)
+        parts.append(compare(first(some), second(some).to(device), wanted[some].to(device)))
+    return np.asarray(torch.cat(parts, dim=1).cpu().numpy(), np.float64)
+
+
+def _logits(model: CausalModel, ids: Tensor, rows: Tensor) -> Callable[[slice], Tensor]:
+    """Logits of some of the rows, computed when they are asked for.
+
+    Returns:
+        A function from a part of ``rows`` to (R, V) float32 or float64.
+    """
+    given = {"input_ids": ids.to(model.device), "use_cache": False}
+    if model.head is None:
+        logits = model.model(**given).logits.flatten(0, 1)
+        return lambda some: logits[rows[some].to(logits.device)].to(model.output_device)
+    hidden = model.body(**given)[0].flatten(0, 1).to(model.output_device)
+    head = model.head.columns(0, len(model.head.weight))
+    return lambda some: head.logits(hidden[rows[some].to(hidden.device)])
+
+
+def compare(first: Tensor, second: Tensor, targets: Tensor) -> Tensor:
+    """Divergences of two distributions of the next token, in float64.
+
+    Where one model has more columns than the other, such as rows that only pad its embedding to a
+    round number, both distributions are taken given that the token is one that both have: over
+    the columns in common they are normalised anew (own). Log-likelihoods are those of the whole
+    distributions, as in scores.
+
+    Args:
+        first: (R, V) logits of one model.
+        second: (R, W) logits of the other.
+        targets: (R,) ids of the tokens that do come next.
+
+    Returns:
+        (7, R) float64: ``KL(first || second)``, ``KL(second || first)`` and the log-probabilities
+        of the targets by either, in nats; the square of the difference of these; and the
+        probability that either gives to columns that the other one does not have.
+    """
+    common = min(first.shape[1], second.shape[1])
+    logs, chosen, outside = [], [], []
+    for logits in (first.double(), second.double()):
+        total = logits.logsumexp(dim=1)
+        chosen.append(logits.gather(1, targets[:, None]).squeeze(1) - total)
+        inner = logits[:, :common].logsumexp(dim=1)
+        rest = logits[:, common:]
+        outside.append(
+            (rest.logsumexp(dim=1) - total).exp() if rest.shape[1] else torch.zeros_like(total)
+        )
+        logs.append(logits[:, :common] - inner[:, None])
+    kl = [_kl(one, other) for one, other in (logs, logs[::-1])]
+    square = (chosen[0] - chosen[1]) ** 2
+    return torch.stack([*kl, *chosen, square, *outside])
+
+
+def _kl(one: Tensor, other: Tensor) -> Tensor:
+    """(R,) sums over the columns of ``p log(p / q)``, from log-probabilities."""
+    terms = (one - other).mul_(one.exp())
+    # What a model rules out costs it nothing, where the difference of two infinities is none.
+    return terms.masked_fill_(one == -torch.inf, 0.0).sum(dim=1)
