@@ -1,3 +1,7 @@
+localrules:
+    merge_card,
+
+
 rule merge_card:
     """What a merge is, from the cards of what it is made of."""
     input:

@@ -190,7 +190,7 @@ def test_model_files_bring_models_and_name_their_lines(tmp_path, monkeypatch):
 def test_names_of_files(entry, source, slug):
     model = config_models.ModelEntry.model_validate(entry)
     assert (model.source, model.slug) == (source, slug)
-    assert re.fullmatch(config.SOURCE_PATTERN, model.source)
+    assert re.fullmatch(config_models.SOURCE_PATTERN, model.source)
     assert re.fullmatch(config_models.MODEL_PATTERN, model.slug)
 
 

@@ -172,4 +172,4 @@ def test_all_that_follows_the_scores_is_one_allocation() -> None:
         for part in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]
     ]
     grouped = {part.partition(":")[0] for part in rules if "MAP_GROUP" in part}
-    assert grouped == {*AGGREGATION, "ellipses", *config_analyses.NAMES} - {"index"}
+    assert grouped == {*AGGREGATION, "ellipses", "offmap", *config_analyses.NAMES} - {"index"}

@@ -90,7 +90,8 @@ def write_index(
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
     """
     lines: dict[str, str] = {}
-    columns = COLUMNS + GIVEN if any(row.count("\t") >= len(COLUMNS) for row in rows) else COLUMNS
+    most = max((row.count("\t") + 1 for row in rows), default=0)
+    columns = COLUMNS + GIVEN if most >= len(COLUMNS + GIVEN) else COLUMNS
     for row in rows:
         cells = row.split("\t")
         if len(cells) != len(columns):
