@@ -382,7 +382,7 @@ def _merge_problem(config: Config, entry: ModelEntry) -> str | None:
                 f"merge.of: {name!r} is no model of this configuration; add it to models:, with "
                 "on_map: false where it is not to be on the map"
             )
-        if part.quantization is not None:
+        if name in config.by_slug and part.quantization is not None:
             return (
                 f"merge.of: {name!r} is a quantised variant; name the model itself, whose weights "
                 "are merged, and give the merge a quantization: of its own"
