@@ -41,36 +41,23 @@ GROUPS = {
 """Colours of the kinds of relations: those of Okabe and Ito."""
 
 _WORDS = {
-    relations.LAYERS: ("adjacent layers", "layers"),
-    relations.EARLY: ("early checkpoints", "checkpoints"),
-    relations.LATER: ("later checkpoints", "checkpoints"),
-    relations.MERGE: ("merge and its part", "made from another"),
-    relations.PARENT: ("parent and child", "made from another"),
-    relations.SIBLINGS: ("siblings", "made from another"),
-    relations.SEEDS: ("another seed", "made alike"),
-    relations.SIZES: ("another size", "made alike"),
-    relations.FAMILY: ("same family", "families"),
-    relations.ACROSS: ("across families", "families"),
-}
-
-_DETAIL = {
-    relations.LAYERS: "logit lens, one block apart",
-    relations.EARLY: "consecutive, first part of a run",
-    relations.LATER: "consecutive, rest of a run",
-    relations.MERGE: "averaged weights",
-    relations.PARENT: "fine-tuned or adapted",
-    relations.SIBLINGS: "fine-tuned from one parent",
-    relations.SEEDS: "same recipe, same step",
-    relations.SIZES: "same recipe, same data",
-    relations.FAMILY: "and nothing closer",
-    relations.ACROSS: "nothing in common",
+    relations.LAYERS: ("adjacent layers", "logit lens, one block apart", "layers"),
+    relations.EARLY: ("early checkpoints", "consecutive, first part of a run", "checkpoints"),
+    relations.LATER: ("later checkpoints", "consecutive, rest of a run", "checkpoints"),
+    relations.MERGE: ("merge and its part", "averaged weights", "made from another"),
+    relations.PARENT: ("parent and child", "fine-tuned or adapted", "made from another"),
+    relations.SIBLINGS: ("siblings", "fine-tuned from one parent", "made from another"),
+    relations.SEEDS: ("another seed", "same recipe, same step", "made alike"),
+    relations.SIZES: ("another size", "same recipe, same data", "made alike"),
+    relations.FAMILY: ("same family", "and nothing closer", "families"),
+    relations.ACROSS: ("across families", "no known relation", "families"),
 }
 
 _WIDTH = 11.0
-_LEFT, _RIGHT, _TOP, _FOOT = 2.55, 2.2, 1.85, 1.45
+_LEFT, _RIGHT, _TOP, _FOOT = 2.55, 2.35, 1.85, 1.45
 _ROW = 0.56
 _HALF = 0.38
-_CLOUD, _INTERVAL = 0.06, 0.29
+_CLOUD, _INTERVAL, _DIAMOND = 0.04, 0.29, -0.33
 _GRID = 220
 
 
@@ -90,20 +77,13 @@ def draw(measured: Sequence[Measured], subject: str) -> Figure:
     """
     ordered = sorted(measured, key=lambda item: item.median)
     height = _TOP + _ROW * max(len(ordered), 3) + _FOOT
+    low, high = limits(ordered)
     figure = style.new_figure(
         _WIDTH,
         height,
         "A scale for KL: how far apart models are, by how they are related",
         f"{subject} · KL of pairs of models, bits/byte",
-        "Each pair of models counts once, under its closest relation. Dots: single pairs; where "
-        f"there are more than {MOST_DOTS}, their density and, as a bar, the middle half.\n"
-        "Black: the median, and below it its 95 % interval over texts. That says what other texts "
-        "would change, not what other models would: few pairs tell of themselves.\n"
-        "Grey, at the left: below the noise floor, where rounding decides and models count as "
-        f"equal. Above {geometry.BEYOND:g} an estimate is no KL. Checkpoints are further apart the "
-        "more steps lie between them.\n"
-        "Relations, rows and errors are klmap's own; the question and the diamonds are those of "
-        "Kishino et al. 2026 (other models and texts).",
+        _note(ordered, low, high) if ordered else "",
     )
     axes = style.add_axes(figure, _LEFT, _FOOT, _RIGHT, _TOP)
     if not ordered:
@@ -113,13 +93,37 @@ def draw(measured: Sequence[Measured], subject: str) -> Figure:
             "Add checkpoints, fine-tunes, quantizations: or layers: to config.yaml.",
         )
         return figure
-    low, high = limits(ordered)
     _frame(axes, len(ordered), low, high)
     for row, item in enumerate(ordered):
         _row(axes, row, item, low, high)
     _columns(axes, ordered)
     _legends(figure, axes, ordered, height)
     return figure
+
+
+def _note(ordered: Sequence[Measured], low: float, high: float) -> str:
+    """How the figure is read, as far as there is such a thing in it."""
+    names = {item.name for item in ordered}
+    lines = [
+        "Each pair of models counts once, under its closest relation. Dots: single pairs; where "
+        f"there are more than {MOST_DOTS}, their density and, as a bar, the middle half.",
+        "Black: the median, and below it its 95 % interval over texts. That says what other texts "
+        "would change, not what other models would: few pairs tell of themselves.",
+    ]
+    special = []
+    if any(item.floor > low for item in ordered):
+        special.append("Grey: below the noise floor, where rounding decides.")
+    if high > geometry.BEYOND:
+        special.append(f"Hatched: above {geometry.BEYOND:g}, where an estimate is no KL.")
+    if names & {relations.EARLY, relations.LATER}:
+        special.append("Checkpoints differ more, the more steps lie between them.")
+    if special:
+        lines.append(" ".join(special))
+    lines.append(
+        "Relations are told apart, and errors found, in klmap's own way; the question and the "
+        "diamonds are those of Kishino et al. 2026."
+    )
+    return "\n".join(lines)
 
 
 def limits(measured: Sequence[Measured]) -> tuple[float, float]:
@@ -177,7 +181,7 @@ def _frame(axes: Axes, rows: int, low: float, high: float) -> None:
 
 
 def _row(axes: Axes, row: int, item: Measured, low: float, high: float) -> None:
-    color = GROUPS[_words(item.related)[1]]
+    color = GROUPS[_words(item.related)[2]]
     _floor(axes, row, item.floor, low, high)
     inside = item.kl[item.kl >= low]
     if len(item.kl) > MOST_DOTS:
@@ -190,21 +194,21 @@ def _row(axes: Axes, row: int, item: Measured, low: float, high: float) -> None:
     outside = len(item.kl) - len(inside)
     if outside:
         axes.plot(
-            [0.004], [row], "<", transform=axes.get_yaxis_transform(), color=color, markersize=6,
-            markeredgewidth=0, zorder=5, clip_on=False,
+            [0.006], [row + _INTERVAL], "<", transform=axes.get_yaxis_transform(), color=color,
+            markersize=6, markeredgewidth=0, zorder=5,
         )  # fmt: skip
         equal = int((item.kl == 0).sum())
         words = f"{outside:,} " + ("equal" if equal == outside else "smaller")
         axes.annotate(
-            words, (0, row), xytext=(9, 0), xycoords=axes.get_yaxis_transform(),
-            textcoords="offset points", size=7.5, color=style.MUTED, va="center", zorder=5,
+            words, (0, row + _INTERVAL), xytext=(10, 0), xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points", size=7.5, color=style.MUTED, va="center_baseline", zorder=5,
         )  # fmt: skip
     if item.median >= low:
         _median(axes, row, item)
     if item.published is not None:
         axes.plot(
-            [item.published], [row - _CLOUD], "D", markersize=8.5, markerfacecolor="white",
-            markeredgecolor=style.INK, markeredgewidth=1.2, zorder=6, alpha=0.95,
+            [item.published], [row + _DIAMOND], "D", markersize=6.5, markerfacecolor="white",
+            markeredgecolor=style.INK, markeredgewidth=1.2, zorder=6,
         )  # fmt: skip
 
 
@@ -286,18 +290,15 @@ def _median(axes: Axes, row: int, item: Measured) -> None:
     )  # fmt: skip
 
 
-def _words(related: Related) -> tuple[str, str]:
-    """The name of a relation in words, and its kind."""
-    if related.precision:
-        return related.name.replace("stored-", ""), "precision"
-    return _WORDS[related.name]
-
-
-def _detail(related: Related) -> str:
-    if related.precision:
-        stored = related.name.startswith("stored-")
-        return "as stored, against the original" if stored else "against the most exact"
-    return _DETAIL[related.name]
+def _words(related: Related) -> tuple[str, str, str]:
+    """The name of a relation in words, what it means, and its kind."""
+    if not related.precision:
+        return _WORDS[related.name]
+    name = related.name.removeprefix("stored-")
+    against = (
+        "against the most exact" if name == related.name else "as stored, against the original"
+    )
+    return name, against, "precision"
 
 
 def number(value: float) -> str:
@@ -309,13 +310,17 @@ def number(value: float) -> str:
     return f"{value:#.2g}".rstrip(".") if value < 100 else f"{value:.0f}"
 
 
+def _percent(share: float) -> str:
+    return f"{float(f'{100 * share:.2g}'):g} %"
+
+
 def _tick(value: float) -> str:
     return f"{value:g}" if value >= 1e-4 else number(value)
 
 
 def _columns(axes: Axes, ordered: Sequence[Measured]) -> None:
     """Names at the left; median, pairs and models at the right."""
-    heads = ((0.62, "median"), (1.25, "pairs"), (1.95, "models"))
+    heads = ((0.78, "median"), (1.41, "pairs"), (2.08, "models"))
     wide = _WIDTH - _LEFT - _RIGHT
     for inches, head in heads:
         axes.annotate(
@@ -324,13 +329,13 @@ def _columns(axes: Axes, ordered: Sequence[Measured]) -> None:
         )  # fmt: skip
     sides = axes.get_yaxis_transform()
     for row, item in enumerate(ordered):
-        name, kind = _words(item.related)
+        name, detail, kind = _words(item.related)
         axes.annotate(
             style.literal(name), (0, row), xytext=(-14, 1), xycoords=sides,
             textcoords="offset points", size=10, weight="bold", ha="right", va="bottom",
         )  # fmt: skip
         axes.annotate(
-            _detail(item.related), (0, row), xytext=(-14, -2), xycoords=sides,
+            detail, (0, row), xytext=(-14, -2), xycoords=sides,
             textcoords="offset points", size=7.8, color=style.MUTED, ha="right", va="top",
         )  # fmt: skip
         axes.plot(
@@ -352,9 +357,9 @@ def _columns(axes: Axes, ordered: Sequence[Measured]) -> None:
         if item.related.sampled:
             notes.append("sampled")
         if below > 0:
-            notes.append(f"{100 * below:.0f} % below noise")
+            notes.append(f"{_percent(below)} below noise")
         if item.beyond.any():
-            notes.append(f"{100 * float(item.beyond.mean()):.2g} % above {geometry.BEYOND:g}")
+            notes.append(f"{_percent(float(item.beyond.mean()))} above {geometry.BEYOND:g}")
         axes.annotate(
             " · ".join(notes), (1 + heads[-1][0] / wide, row), xytext=(0, -7), xycoords=sides,
             textcoords="offset points", size=7, color=style.MUTED, ha="right", va="top",
@@ -363,7 +368,7 @@ def _columns(axes: Axes, ordered: Sequence[Measured]) -> None:
 
 def _legends(figure: Figure, axes: Axes, ordered: Sequence[Measured], height: float) -> None:
     """Two lines between the subtitle and the rows: kinds, and what the marks mean."""
-    present = {_words(item.related)[1] for item in ordered}
+    present = {_words(item.related)[2] for item in ordered}
     kinds = [Patch(color=color, label=name) for name, color in GROUPS.items() if name in present]
     marks = [
         Line2D([], [], color=style.INK, marker="|", markersize=11, linestyle="none",

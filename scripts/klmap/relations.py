@@ -37,7 +37,7 @@ STORED = "stored-quantised"
 
 _QUANTIZATIONS = ("int8", "nf4", "fp4")
 _EXACTNESS = {"float64": 3, "float32": 2, "float16": 1, "bfloat16": 1}
-_PRECISIONS = {*_QUANTIZATIONS, *_EXACTNESS, "none", "auto"}
+_PRECISIONS = {*_QUANTIZATIONS, *_EXACTNESS, "none", "auto", ""}
 _SEED = re.compile(r"[-_.](?:seed|s)[-_]?\d+(?![A-Za-z0-9])", re.IGNORECASE)
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])\d+(?:\.\d+)?[mMbB](?![A-Za-z0-9])")
 _METHOD = re.compile(
@@ -267,7 +267,7 @@ def _stored_name(model: Model) -> str:
         return STORED
     ending = f"{parts[1]}bit" if len(parts) > 1 else ""
     single = f"{parts[0]}bit" if parts[0].isdigit() else parts[0]
-    return "-".join(part for part in ("stored", single, ending) if part)
+    return "-".join(filter(None, ("stored", single, ending)))
 
 
 def _layers(models: Sequence[Model]) -> list[Pair]:
@@ -397,5 +397,4 @@ def _grouped(labels: Labels) -> list[Rows]:
     for row in sorted(labels):
         for label in labels[row]:
             groups[label].append(row)
-    ordered = sorted(rows for rows in groups.values() if len(rows) > 1)
-    return [np.array(rows, np.intp) for rows in ordered]
+    return [np.array(rows, np.intp) for rows in sorted(groups.values()) if len(rows) > 1]
