@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,12 @@ MOST_DOMAINS = 14
 MOST_ORDERS = 8
 """Pairs of methods that the figure has room for."""
 
+_HEADING = "What a lower precision costs"
+
 _WIDTH = 11.0
+_LINE = 165
+_TWO_DECADES = 100
+_TOP, _HIGH, _GAP, _FOOT = 1.2, 3.6, 1.15, 1.35
 _ROW = 0.24
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#332288", "#882255")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
@@ -59,45 +65,42 @@ def draw(shifts: Shifts, tables: Tables, texts: str) -> Figure:
     methods, parts, found = tables
     names = _largest(parts)
     below = _ROW * max(len(names), 4) if names else 0.0
-    height = 1.35 + 3.6 + (1.15 + below if names else 0.2) + 1.35
-    figure = style.new_figure(
-        _WIDTH,
-        height,
-        "What a lower precision costs",
-        subject(shifts, texts, "bits/byte"),
-        _note(shifts),
-    )
+    height = _TOP + _HIGH + (_GAP + below if names else 0.2) + _FOOT
+    count = subject(shifts, texts, "bits/byte")
     if not shifts.pairs:
-        charts.nothing(style.add_axes(figure, 0.3, 0.6, 0.3, 1), NOTHING)
+        figure = style.new_figure(_WIDTH, 3.2, _HEADING, count)
+        charts.nothing(style.add_axes(figure, 0.3, 0.4, 0.3, 1), NOTHING)
         return figure
+    figure = style.new_figure(_WIDTH, height, _HEADING, count, _note(shifts))
     each, legend = style.categories([shifts.full(n).family for n in range(len(shifts.pairs))])
-    bottom = height - 1.35 - 3.6
-    _kls(style.add_axes(figure, 0.95, bottom, 5.35, 1.35), shifts, methods, each)
-    _means(style.add_axes(figure, 6.75, bottom, 1.9, 1.35), shifts, each)
-    place = (_WIDTH - 1.65) / _WIDTH, 1 - 1.3 / height
+    bottom = height - _TOP - _HIGH
+    _kls(style.add_axes(figure, 0.95, bottom, 5.35, _TOP), shifts, methods, each)
+    _means(style.add_axes(figure, 6.75, bottom, 1.9, _TOP), shifts, each)
+    place = (_WIDTH - 1.65) / _WIDTH, 1 - (_TOP - 0.05) / height
     families = style.handles(_models_of(shifts, legend))
     charts.titled(figure, families, "family", *place)
     if names:
         left = 0.45 + style.widest([style.shorten(name, 26) for name in names], 8)
-        _domains(style.add_axes(figure, left, 1.35, 5.35, height - 1.35 - below), parts, names)
-        _orders(style.add_axes(figure, 6.75, 1.35, 0.3, height - 1.35 - below), found)
+        _domains(style.add_axes(figure, left, _FOOT, 5.35, height - _FOOT - below), parts, names)
+        top = height - _FOOT - below
+        low = max(_FOOT, height - top - 0.42 * max(len(by_methods(found)), 2))
+        _orders(style.add_axes(figure, 6.75, low, 0.3, top), found)
     return figure
 
 
 def _note(shifts: Shifts) -> str:
     hidden = int(np.sum(shifts.floor < _lowest(shifts)))
     unseen = f"; {hidden:,} of {len(shifts.kl):,} lie below the axis" if hidden else ""
-    lines = [
+    return textwrap.fill(
         "Lines join the methods of one model; error bars are standard errors over texts. Black: "
-        "median of a method, with its 95 % interval over models and texts.",
-        f"Grey dashes: noise floors, what numerical errors alone give{unseen}. Hollow: not above "
-        "these. Lower left: a domain right of the",
-        "dashed line carries more of the KL than its texts are. Lower right: a difference of more "
-        "than two standard errors decides. These hold nothing of how the",
+        "median of a method, with its 95 % interval over models and texts. Grey dashes: noise "
+        f"floors, what numerical errors alone give{unseen}. Hollow: not above these. Lower left: a "
+        "domain right of the dashed line carries more of the KL than its texts are. Lower right: a "
+        "difference of more than two standard errors decides. These hold nothing of how the "
         "rounding of weights happens to fall: on small models that alone can turn an order around. "
         "The test, the parts and the intervals are klmap's own.",
-    ]
-    return "\n".join(lines)
+        _LINE,
+    )
 
 
 def _lowest(shifts: Shifts) -> float:
@@ -148,7 +151,10 @@ def _kls(
     _points(axes, shifts, places, shifts.kl, shifts.se, each, few, positive=True)
     _medians(axes, shifts, methods)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=low)
+    high = max([float(np.max(shifts.kl + shifts.se)), *(item.high for item in methods)])
+    axes.set_ylim(low, 1.5 * max(high, 2 * low))
+    if high < _TWO_DECADES * low:
+        style.decade_axis(axes.yaxis)
     axes.set_ylabel("KL, bits/byte")
     _method_axis(axes, shifts)
 
@@ -290,7 +296,7 @@ def _orders(axes: Axes, found: Sequence[Order]) -> None:
             start += count
     labels = [f"{first} < {second}" for (first, second), _ in counts]
     axes.set_yticks(range(len(counts)), labels, size=8.5, color=style.INK)
-    axes.set_ylim(max(len(counts), 3) - 0.4, -0.6)
+    axes.set_ylim(max(len(counts), 2) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("models", size=8.5)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -29,6 +29,7 @@ _HEADINGS = {
     "family": "one method, one family",
     "families": "one method, two families",
 }
+_ALONE = "One model in a lower precision has no direction to share."
 _FEW = 40
 _WIDTH = 11.0
 _TOP = 1.05
@@ -54,9 +55,13 @@ def draw(shifts: Shifts, cosines: Cosines, texts: str) -> Figure:
     side = min(max(0.19 * count, 2.6), 6.4) if named else 6.0
     width = max(margin + side + 0.8 + wide + 3.2, _WIDTH)
     height = _TOP + max(side + (0.3 + labels if named else 0.45), 3.6) + _NOTE
+    heading = "Whether precisions shift models in one direction"
+    if count < 2:
+        figure = style.new_figure(_WIDTH, 3.2, heading, subject(shifts, texts, "cosines"))
+        charts.nothing(style.add_axes(figure, 0.3, 0.4, 0.3, 1), _ALONE if count else NOTHING)
+        return figure
     figure = style.new_figure(
-        width, height, "Whether precisions shift models in one direction",
-        subject(shifts, texts, "cosines"),
+        width, height, heading, subject(shifts, texts, "cosines"),
         "Cosine: correlation, over texts, of what two models in a lower precision change about "
         "log-likelihoods. Grey band: ±2 standard deviations of unrelated directions,\n"
         "1/√N and more where both change the same texts. On one model both share the errors of "
@@ -64,12 +69,6 @@ def draw(shifts: Shifts, cosines: Cosines, texts: str) -> Figure:
         "the noise. Numbers at the right: pairs. The band and the controls in cosines.tsv are "
         "klmap's own.",
     )  # fmt: skip
-    if count < 2:
-        charts.nothing(
-            style.add_axes(figure, 0.3, 0.6, 0.3, 1),
-            NOTHING if not count else "One model in a lower precision has no direction to share.",
-        )
-        return figure
     axes = style.add_axes(figure, margin, height - _TOP - side, width - margin - side, _TOP)
     _heatmap(figure, axes, shifts, cosines, names if named else [], side)
     if not named:
@@ -135,7 +134,8 @@ def _heatmap(
     box = axes.get_position()
     bar = (box.x1 + 0.12 / width, box.y1 - min(1.8, side) / height, 0.13 / width,
            min(1.8, side) / height)  # fmt: skip
-    charts.color_bar(figure, ScalarMappable(norm, colors), bar, "cosine")
+    drawn = charts.color_bar(figure, ScalarMappable(norm, colors), bar, "cosine")
+    drawn.set_ticks([-1, -0.5, 0, 0.5, 1])
 
 
 def _kinds(axes: Axes, shifts: Shifts, cosines: Cosines) -> None:
@@ -166,6 +166,7 @@ def _kinds(axes: Axes, shifts: Shifts, cosines: Cosines) -> None:
         tick.set_fontweight("normal" if pairs else "bold")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("cosine", size=8.5)
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1])
     style.graph(axes, "x", left=False)
     if not rows:
         charts.nothing(axes, "No two shifts share a model or a method.")

@@ -61,10 +61,10 @@ def lowered(models: Sequence[Model]) -> list[Pair]:
             original, method = full.get(key), _method(models[row])
             if _is_stored(models[row]):
                 original = _base(models, full, models[row])
-            elif original is not None and not _apart(models[row])[0]:
+            elif original is not None and not _quantised(models[row]):
                 # The same numbers under another name, or a plain row that is the less exact one.
-                same = models[row].dtype == models[original].dtype
-                method = "" if same else models[row].dtype
+                method = _dtype(models[row])
+                method = "" if method == _dtype(models[original]) else method
             if original is not None and original != row and method:
                 pairs.append(Pair(row, original, method))
     return sorted(pairs, key=lambda pair: pair.row)
@@ -120,9 +120,12 @@ def _method(model: Model) -> str:
     precision = _apart(model)[0]
     if _is_stored(model):
         return "+".join([_stored(model.id), *precision])
-    if not _quantised(model) and precision:
-        return model.dtype or precision[0]
     return "+".join(precision)
+
+
+def _dtype(model: Model) -> str:
+    """The number format of a row, as far as it is known."""
+    return model.dtype or next((part for part in _apart(model)[0] if part in DTYPES), "")
 
 
 def _stored(id_: str) -> str:
