@@ -13,14 +13,12 @@ twelve hexadecimal digits of the settings that decide a score's numbers:
     results/<texts>/texts.jsonl, texts.json      the texts and their manifest
     results/<texts>/scores/<model>.<fp>.h5       one model's log-likelihoods
     results/<texts>/matrix.h5, kl.h5             all models; all distances
-    results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv
+    results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv, offmap.h5
     results/<texts>/figures/, map.html           what to look at; analyses in folders of their names
-    results/<texts>/offmap.h5, offmap.tsv        models that are scored but kept off the map
     results/published/<release>/                 which models others have scored, and how
 
-Stages one can ask for by name: preflight (what a run would meet, take and skip), scores, map,
-analyses (both are the default), status (what a run is doing), efficiency (what scores have cost),
-refresh (asks whether models have moved), prune (lists, then removes scores nobody asks for).
+Stages one can ask for by name: preflight (what a run would meet), scores, map and analyses (both are
+the default), status, efficiency (what scores cost), refresh (have models moved?), prune (old scores).
 """
 
 from snakemake.utils import min_version
@@ -39,7 +37,6 @@ include: "rules/texts.smk"
 include: "rules/published.smk"
 include: "rules/demo.smk"
 include: "rules/models.smk"
-include: "rules/merges.smk"
 include: "rules/preflight.smk"
 include: "rules/score.smk"
 include: "rules/status.smk"

@@ -457,6 +457,29 @@ def test_four_bits_are_those_of_the_library(tmp_path: Path, method: str, kind: s
     assert torch.equal(found, logliks(model)), "nothing is repacked between texts"
 
 
+@pytest.mark.parametrize("method", ["nf4", "fp4"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@torch.no_grad()
+def test_blocks_that_run_from_row_to_row(tmp_path: Path, method: str, kind: str) -> None:
+    sizes = {"n_embd": 96} if kind == "gpt2" else {"hidden_size": 96, "intermediate_size": 160}
+    folder = tiny_model(tmp_path / kind, kind, spread=0.1, **sizes)
+    model, _ = scorer_quantized.load(folder, "float32", "cpu", method)
+    assert scorer_quantized.quantized_share(model) == 1.0
+    code = bnb.get_4bit_type(method, device="cpu")
+    expected = plain(folder)
+    for name, layer in expected.named_modules():
+        turned = isinstance(layer, Conv1D)
+        if not (turned or isinstance(layer, torch.nn.Linear)) or name == "lm_head":
+            continue
+        weight = (layer.weight.T if turned else layer.weight).contiguous()
+        blocks = weight.reshape(-1, 64)
+        scale = blocks.abs().amax(1, keepdim=True)
+        nearest = (blocks[..., None] / scale[..., None] - code).abs().argmin(-1)
+        dense = (code[nearest] * scale).reshape(weight.shape)
+        layer.weight.copy_(dense.T if turned else dense)
+    assert (logliks(model) - logliks(expected)).abs().max() < 1e-2
+
+
 def test_eight_bits_differ_from_their_weights_by_activations_alone(llama: Path) -> None:
     model, _ = scorer_quantized.load(llama, "float32", "cpu", "int8")
     full = logliks(plain(llama))

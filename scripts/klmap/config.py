@@ -244,6 +244,10 @@ class Config(Strict):
         # to the letter, and Snakemake compares letters.
         if entry.remote_code:
             spec["remote_code"] = True
+        if spec["quantization"] in ("nf4", "fp4"):
+            # Raised when numbers of these alone change: on a CPU, rows that were no whole number
+            # of blocks were unpacked with the wrong scales.
+            spec["four_bit_version"] = 2
         if entry.layers is not None:
             spec["layers"] = entry.layers
         if entry.merge is not None:

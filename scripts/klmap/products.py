@@ -76,7 +76,7 @@ ANALYSES = {
         {"merges": "How straight the ways of merges are"},
     ),
     "quantization": (
-        ["shift.tsv", "methods.tsv", "cosines.tsv", "domains.tsv"],
+        ["shift.tsv", "methods.tsv", "orderings.tsv", "cosines.tsv", "domains.tsv"],
         {"shift": "What precisions cost", "cosines": "Where precisions shift models"},
     ),
     "true_kl": (

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from copy import copy
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import torch
 import transformers
 from torch import nn
@@ -154,6 +157,13 @@ def _prepare(model: Any) -> None:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # Where a CPU has these instructions, 4-bit layers would round everything to bfloat16.
             module.support_avx512bf16_for_cpu = False
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if (
+            state is not None
+            and module.weight.device.type == "cpu"
+            and state.shape[-1] % state.blocksize
+        ):
+            module.forward = partial(_forward_flat, module)
     share = quantized_share(model)
     if share == 0.0:
         raise PermanentFailure(
@@ -166,6 +176,21 @@ def _prepare(model: Any) -> None:
             "leaves fused experts and other special layers in full precision",
             100 * share,
         )
+
+
+def _forward_flat(module: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """The product with a 4-bit weight on a CPU whose rows are no whole number of blocks.
+
+    Blocks run from row to row, but where a CPU has AVX-512 bitsandbytes 0.50 begins a new one with
+    every row when it unpacks such a weight, and takes the scales of other blocks for most of it.
+    Unpacked as one long row all is right.
+    """
+    dtype = module.compute_dtype or inputs.dtype
+    state = copy(module.weight.quant_state)
+    rows, state.shape, state.dtype = state.shape, torch.Size([state.shape.numel()]), dtype
+    weight = bitsandbytes.functional.dequantize_4bit(module.weight.data, state).view(rows)
+    bias = None if module.bias is None else module.bias.to(dtype)
+    return nn.functional.linear(inputs.to(dtype), weight, bias).to(inputs.dtype)
 
 
 def quantized_share(model: Any) -> float:
