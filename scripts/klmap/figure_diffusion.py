@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from klmap import charts, style
 from klmap.diffusion import Diffusion
@@ -53,7 +53,9 @@ def draw(runs: Sequence[Trajectory], settings: Settings, texts: str) -> Figure:
     top, foot, gap = 1.6, 1.25, 0.72
     height = top + down * tall + (down - 1) * gap + foot
     title = "How distances grow with the steps between checkpoints"
-    more = f"; {MOST_STARTS} of them drawn at most" if shown else ""
+    measured = [item for run in shown for item in (run.likelihood, run.weights) if item]
+    many = any(len(item.starts) > MOST_STARTS for item in measured)
+    more = f"; {MOST_STARTS} of them are drawn" if many else ""
     note = (
         f"A line begins at one checkpoint and goes through the next {settings.ahead} saved ones; "
         f"its slope is the diffusion exponent{more}. Above a panel: their mean and its 95 %\n"
@@ -96,8 +98,9 @@ def draw(runs: Sequence[Trajectory], settings: Settings, texts: str) -> Figure:
     place = (1 - 0.95 / _WIDTH, 1 - (top + min(tall, 2.4)) / height, 0.15 / _WIDTH,
              min(tall, 2.4) / height)  # fmt: skip
     drawn = charts.color_bar(figure, bar, place, "start: training step")
+    if isinstance(norm, LogNorm):
+        style.decade_axis(drawn.ax.yaxis)
     drawn.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: style.short_number(value)))
-    drawn.ax.yaxis.set_minor_locator(NullLocator())
     return figure
 
 

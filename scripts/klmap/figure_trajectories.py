@@ -259,10 +259,13 @@ def _legend(figure: Figure, runs: Sequence[Trajectory], each: Sequence[Category]
     """Beside the panels: the runs, and under each what its end looks like."""
     width, height = figure.get_size_inches()
     left, top = (width - _SIDE + 0.25) / width, height - 1.0
-    named = list(zip(runs, each, strict=True))[:MOST_RUNS]
-    size = 8.5 if len(named) <= 8 else 7.5
+    size = 8.5 if len(runs) <= 8 else 7.5
     line = 0.0165 * size
-    for run, category in named:
+    named = 0
+    for run, category in list(zip(runs, each, strict=True))[:MOST_RUNS]:
+        if top < 1.3 + 4 * line:
+            break
+        named += 1
         handle = Line2D(
             [left + 0.004], [(top - 0.5 * line) / height], marker=category.marker,
             color=category.color, markersize=6.5, markeredgecolor="white", markeredgewidth=0.5,
@@ -278,8 +281,8 @@ def _legend(figure: Figure, runs: Sequence[Trajectory], each: Sequence[Category]
             )
             top -= line
         top -= 0.6 * line
-    if len(runs) > len(named):
-        more = f"and {len(runs) - len(named)} more: see runs.tsv"
+    if len(runs) > named:
+        more = f"and {len(runs) - named} more: see runs.tsv"
         figure.text(left, top / height, more, size=size, va="top", color=style.MUTED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ from klmap.style import Category
 from klmap.trajectories import LEAST_CHECKPOINTS, Trajectory
 
 MOST_ARROWS = 12
-"""Arrows along one path; of more moves, some evenly spread along it have one."""
+"""Arrows along one path at most, evenly spread."""
 
 MOST_LABELS = 48
 """Labels of checkpoints on the whole map, shared by the runs."""
 
 _SIDE = 2.9
 _PALE = "#d5d9e0"
+_SHORTEST, _APART, _FARTHEST = 11.0, 45.0, 16.0  # points
 _NOTE = (
     "From checkpoint to checkpoint in the order of training; all other models are pale. Near means "
     "alike in prediction. The layout shows every model at once, so a path may bend or leap\n"
@@ -137,7 +139,7 @@ def _handle(path: _Path) -> Line2D:
 
 
 def _draw_path(axes: Axes, path: _Path) -> None:
-    many = len(path.rows) > 2 * MOST_ARROWS
+    many, dpi = len(path.rows) > 2 * MOST_ARROWS, axes.figure.dpi
     color, points = path.category.color, path.points
     axes.plot(
         points[:, 0], points[:, 1], color=color, linewidth=0.8 if many else 1.4, alpha=0.7,
@@ -152,15 +154,18 @@ def _draw_path(axes: Axes, path: _Path) -> None:
         points[-1:, 0], points[-1:, 1], s=45 if many else 95, color=color,
         marker=path.category.marker, edgecolors="white", linewidths=0.8, zorder=3.5,
     )  # fmt: skip
-    for move in _spread(points, MOST_ARROWS):
-        if move + 1 == len(points):
+    marks = _spread(points, MOST_ARROWS + 1)
+    for first, last in itertools.pairwise(marks):
+        chord = points[last] - points[first]
+        on_screen = axes.transData.transform([points[first], points[last]])
+        # A head that is longer than the way would hide it.
+        if np.hypot(*(on_screen[1] - on_screen[0])) * 72 / dpi < _SHORTEST:
             continue
-        begin, end = points[move], points[move + 1]
-        # In the middle of a long move, so that points hide no head.
-        head = begin + 0.62 * (end - begin)
+        # Not at the end of a move, where the next point hides it.
+        tip = points[(first + last) // 2] if last > first + 1 else points[first] + 0.62 * chord
         arrow = FancyArrowPatch(
-            tuple(begin), tuple(head), arrowstyle="-|>", mutation_scale=9 if many else 12,
-            shrinkA=0, shrinkB=0, linewidth=0, color=color, zorder=3.2,
+            tuple(tip - 0.1 * chord), tuple(tip), arrowstyle="-|>", shrinkA=0, shrinkB=0,
+            mutation_scale=9 if many else 12, linewidth=0, color=color, zorder=3.2,
         )  # fmt: skip
         axes.add_patch(arrow)
 
@@ -180,7 +185,13 @@ def _draw_labels(
 ) -> None:
     """Steps beside some of the checkpoints."""
     most = max(2, MOST_LABELS // len(paths))
-    labelled = [(path, place) for path in paths for place in _spread(path.points, most)]
+    dpi = axes.figure.dpi
+    labelled = []
+    for path in paths:
+        on_screen = axes.transData.transform(path.points) * 72 / dpi
+        length = float(np.hypot(*np.diff(on_screen, axis=0).T).sum())
+        many = max(2, min(most, 2 + int(length / _APART)))
+        labelled += [(path, place) for place in _spread(path.points, many)]
     names = [checkpoint_name(models[path.rows[place]]) for path, place in labelled]
     figure = axes.figure
     assert isinstance(figure, Figure)
@@ -199,7 +210,7 @@ def _draw_labels(
         np.vstack([labels.sample_segments(lines, 4.0), crowd]),
     )
     for (path, place), name, own, placement in zip(labelled, names, points, arranged, strict=True):
-        if placement is not None and placement.gap < 20:
+        if placement is not None and placement.gap < _FARTHEST:
             axes.annotate(
                 style.literal(name), tuple(path.points[place]),
                 xytext=tuple(np.subtract(placement.center, own)), textcoords="offset points",

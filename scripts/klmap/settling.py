@@ -193,7 +193,7 @@ def _words(times: float, trend: Trend | None, seen: Sequence[Move]) -> str:
     if math.isnan(trend.reached):
         return words
     if trend.reached > farthest:
-        return f"{words}, and reaches it not within {FARTHEST:g} times the training"
+        return f"{words}, and is not there within {FARTHEST:g} times the training"
     ends = (trend.earliest, trend.latest)
     low, high = (_rounded(min(end, farthest)) for end in ends)
     more = "more than " if trend.latest > farthest else ""
