@@ -44,6 +44,8 @@ def main() -> None:
         scale.write(args.folder, found, measured)
         name = args.matrix.resolve().parent.name
         subject = style.subject(len(found.models), len(found.domain), name)
+        if found.design is not None:
+            subject += f", which stand for {found.design.texts:,}"
     figure_scale.write(args.folder, measured, subject)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from klmap import figure_scale, relations, scale
+from klmap import clouds, figure_scale, relations, scale
 from klmap.arrays import Floats
 from klmap.relations import Related
 from klmap.scale import Measured
@@ -133,8 +133,29 @@ def test_pairs_below_noise_and_beyond_are_counted_at_the_right():
     assert "25 % above 8" in texts(figure)
 
 
+def test_a_median_beyond_the_range_of_a_kl_is_marked():
+    figure = figure_scale.draw([measured(relations.ACROSS, np.array([1.0, 20, 30, 40]))], "")
+    assert "no KL: 75 % above 8" in texts(figure)
+
+
 def test_all_pairs_below_noise_are_a_hundred_percent():
     assert "\n100 % below" in texts(figure_scale.draw([measured("int8", np.zeros(3))], ""))
+
+
+def test_an_expected_order_that_is_not_found_is_said_so():
+    def drawn(nf4: float, fp4: float) -> str:
+        items = [measured("nf4", np.array([nf4])), measured("fp4", np.array([fp4]))]
+        return texts(figure_scale.draw(items, ""))
+
+    assert "nf4 below fp4: the other way round (1 and 1 pairs)" in drawn(0.02, 0.01)
+    assert "nf4 below fp4: cannot be told" in drawn(0.01, 0.01)
+    assert "nf4 below fp4" not in drawn(0.01, 0.02)
+
+
+def test_dots_at_one_place_stand_beside_each_other():
+    heights = clouds.spread(np.array([0.1, 0.1, 0.1, 0.9]), 0, 1)
+    assert len({*heights[:3]}) == 3
+    assert heights[3] == 0
 
 
 def test_without_relations_the_figure_says_what_to_add():
@@ -143,11 +164,11 @@ def test_without_relations_the_figure_says_what_to_add():
 
 def test_a_density_is_highest_where_most_values_are():
     values = np.concatenate([np.full(900, -1.0), np.full(100, 1.0)])
-    places, heights = figure_scale.density(values, -2, 2)
+    places, heights = clouds.density(values, -2, 2)
     assert heights.max() == 1
     assert abs(places[heights.argmax()] + 1) < 0.05
     assert heights[np.abs(places - 1).argmin()] == pytest.approx(1 / 9, rel=0.1)
-    assert figure_scale.density(np.full(100, 0.5), 0, 1)[1].max() == 1
+    assert clouds.density(np.full(100, 0.5), 0, 1)[1].max() == 1
 
 
 @pytest.mark.parametrize(

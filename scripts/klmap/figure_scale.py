@@ -7,6 +7,7 @@ how the distributions are drawn is klmap's own.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from klmap import charts, geometry, relations, style
+from klmap import charts, clouds, geometry, relations, scale, style
 from klmap.arrays import Floats
 from klmap.log import logger
 from klmap.relations import Related
@@ -54,11 +55,11 @@ _WORDS = {
 }
 
 _WIDTH = 11.0
-_LEFT, _RIGHT, _TOP, _FOOT = 2.55, 2.35, 1.85, 1.45
+_LEFT, _RIGHT, _TOP, _FOOT = 2.55, 2.35, 1.85, 0.85
+_LINE, _CHARACTERS = 0.14, 165
 _ROW = 0.56
 _HALF = 0.38
 _CLOUD, _INTERVAL, _DIAMOND = 0.04, 0.29, -0.33
-_GRID = 220
 
 
 def write(folder: Path, measured: Sequence[Measured], subject: str) -> None:
@@ -76,16 +77,18 @@ def draw(measured: Sequence[Measured], subject: str) -> Figure:
         subject: how many models on which texts, for the subtitle.
     """
     ordered = sorted(measured, key=lambda item: item.median)
-    height = _TOP + _ROW * max(len(ordered), 3) + _FOOT
     low, high = limits(ordered)
+    note = _note(ordered, low, high) if ordered else ""
+    foot = _FOOT + _LINE * (note.count("\n") + 1)
+    height = _TOP + _ROW * max(len(ordered), 3) + foot
     figure = style.new_figure(
         _WIDTH,
         height,
         "A scale for KL: how far apart models are, by how they are related",
         f"{subject} · KL of pairs of models, bits/byte",
-        _note(ordered, low, high) if ordered else "",
+        note,
     )
-    axes = style.add_axes(figure, _LEFT, _FOOT, _RIGHT, _TOP)
+    axes = style.add_axes(figure, _LEFT, foot, _RIGHT, _TOP)
     if not ordered:
         charts.nothing(
             axes,
@@ -108,7 +111,7 @@ def _note(ordered: Sequence[Measured], low: float, high: float) -> str:
         "Each pair of models counts once, under its closest relation. Dots: single pairs; where "
         f"there are more than {MOST_DOTS}, their density and, as a bar, the middle half.",
         "Black: the median, and below it its 95 % interval over texts. That says what other texts "
-        "would change, not what other models would: few pairs tell of themselves.",
+        "would change, not what other models would.",
     ]
     special = []
     if any(item.floor > low for item in ordered):
@@ -119,6 +122,16 @@ def _note(ordered: Sequence[Measured], low: float, high: float) -> str:
         special.append("Checkpoints differ more, the more steps lie between them.")
     if special:
         lines.append(" ".join(special))
+    surprises = [
+        f"{_words(item.first.related)[0]} below {_words(item.second.related)[0]}: "
+        + ("the other way round" if item.verdict == scale.SECOND else scale.UNCLEAR)
+        + f" ({item.first.related.pairs:,} and {item.second.related.pairs:,} pairs)"
+        for item in scale.orderings(ordered)
+        if item.expected and item.verdict != scale.FIRST
+    ]
+    if surprises:
+        words = f"Expected, but not found here: {'; '.join(surprises)}."
+        lines += textwrap.wrap(words, _CHARACTERS)
     lines.append(
         "Relations are told apart, and errors found, in klmap's own way; the question and the "
         "diamonds are those of Kishino et al. 2026."
@@ -187,8 +200,9 @@ def _row(axes: Axes, row: int, item: Measured, low: float, high: float) -> None:
     if len(item.kl) > MOST_DOTS:
         _density(axes, row, item, inside, color, low, high)
     else:
+        heights = clouds.spread(np.log10(inside), math.log10(low), math.log10(high))
         axes.scatter(
-            inside, row - _CLOUD + _spread(inside, low, high), s=34, color=color, alpha=0.85,
+            inside, row - _CLOUD + heights, s=34, color=color, alpha=0.85,
             edgecolors="white", linewidths=0.6, zorder=3,
         )  # fmt: skip
     outside = len(item.kl) - len(inside)
@@ -227,7 +241,8 @@ def _density(
 ) -> None:
     """The density of the logarithms, and below it the middle half of all pairs as a bar."""
     if len(inside) > 1:
-        grid, heights = density(np.log10(inside), math.log10(low), math.log10(high))
+        ends = math.log10(low), math.log10(high)
+        grid, heights = clouds.density(np.log10(inside), *ends)
         places = 10**grid
         base = row + _CLOUD
         axes.fill_between(
@@ -239,44 +254,6 @@ def _density(
         [quarter, three], [row + _CLOUD + 0.05] * 2, color=color, linewidth=5,
         solid_capstyle="butt", zorder=2.4,
     )  # fmt: skip
-
-
-def density(values: Floats, low: float, high: float) -> tuple[Floats, Floats]:
-    """A Gaussian kernel density with Silverman's width, its highest point 1.
-
-    Args:
-        values: (P,) what is spread; logarithms here.
-        low: where it begins.
-        high: where it ends.
-
-    Returns:
-        Places and heights. Values are counted in bins first, so that any number takes no time.
-    """
-    edges = np.linspace(low, high, _GRID + 1)
-    centres = (edges[:-1] + edges[1:]) / 2
-    counts = np.histogram(values, edges)[0].astype(np.float64)
-    quarters = np.subtract(*np.quantile(values, [0.75, 0.25])) / 1.34
-    spread = min(part for part in (float(values.std()), float(quarters), 1e9) if part > 0)
-    spread = spread if spread < 1e9 else 0.0
-    width = max(0.9 * spread * len(values) ** -0.2, edges[1] - edges[0])
-    kernel = np.exp(-0.5 * ((centres[:, None] - centres[None, :]) / width) ** 2)
-    heights = kernel @ counts
-    return centres, heights / max(float(heights.max()), 1e-300)
-
-
-def _spread(values: Floats, low: float, high: float) -> Floats:
-    """Heights at which dots near each other do not hide each other, around 0."""
-    decades = math.log10(high / low)
-    order = np.argsort(values, kind="stable")
-    heights = np.zeros(len(values))
-    taken: list[tuple[float, float]] = []
-    for place in order:
-        x = math.log10(values[place]) / decades
-        near = {height for other, height in taken if abs(other - x) < 0.012}
-        choices = [0.0] + [sign * step * 0.085 for step in (1, 2, 3, 4) for sign in (-1, 1)]
-        heights[place] = next((choice for choice in choices if choice not in near), 0.0)
-        taken.append((x, heights[place]))
-    return heights
 
 
 def _median(axes: Axes, row: int, item: Measured) -> None:
@@ -359,7 +336,9 @@ def _columns(axes: Axes, ordered: Sequence[Measured]) -> None:
         if below > 0:
             notes.append(f"{_percent(below)} below noise")
         if item.beyond.any():
-            notes.append(f"{_percent(float(item.beyond.mean()))} above {geometry.BEYOND:g}")
+            words = "no KL: " if item.median > geometry.BEYOND else ""
+            share = _percent(float(item.beyond.mean()))
+            notes.append(f"{words}{share} above {geometry.BEYOND:g}")
         axes.annotate(
             " · ".join(notes), (1 + heads[-1][0] / wide, row), xytext=(0, -7), xycoords=sides,
             textcoords="offset points", size=7, color=style.MUTED, ha="right", va="top",

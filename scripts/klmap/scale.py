@@ -59,7 +59,8 @@ SCALE_COLUMNS = (
 )  # fmt: skip
 PAIR_COLUMNS = ("relation", "first", "second", "kl", "se", "noise_floor", "below_noise", "beyond")
 ORDERING_COLUMNS = (
-    "first", "second", "expected", "median_first", "median_second", "probability", "verdict",
+    "first", "second", "expected", "pairs_first", "pairs_second", "median_first", "median_second",
+    "probability", "verdict",
 )  # fmt: skip
 
 _ROWS_BYTES = 1 << 28
@@ -172,7 +173,8 @@ def measure(found: Gathered, related: Sequence[Related], samples: int, seed: int
         logger.info(
             "%s: median %.4g bits/byte, standard error %.2g, over %d pairs%s",
             measured.name, measured.median, measured.median_se, measured.related.pairs,
-            "; below the noise floor" if measured.median < measured.floor else "",
+            "; below the noise floor" if measured.median < measured.floor
+            else "; beyond the range where it is a KL" if measured.median > geometry.BEYOND else "",
         )  # fmt: skip
     return result
 
@@ -252,7 +254,8 @@ def orderings(measured: Sequence[Measured]) -> list[Ordering]:
     """Which relations are larger than others: those expected, and neighbours on the scale.
 
     It can be told where at least ``CONFIDENCE`` of the bootstrap samples agree, and the medians
-    are further apart than the larger of the two noise floors. klmap's own.
+    are further apart than the larger of the two noise floors. That is said of these pairs of
+    models; of few pairs it need not hold for others. klmap's own.
 
     Args:
         measured: of one and the same bootstrap.
@@ -311,7 +314,8 @@ def write(folder: Path, found: Gathered, measured: Sequence[Measured]) -> None:
         ORDERING_COLUMNS,
         (
             [item.first.name, item.second.name, "expected" if item.expected else "",
-             item.first.median, item.second.median, item.probability, item.verdict]
+             item.first.related.pairs, item.second.related.pairs, item.first.median,
+             item.second.median, item.probability, item.verdict]
             for item in orderings(measured)
         ),
     )  # fmt: skip
