@@ -53,8 +53,19 @@ class Steps(Strict):
     """The last step."""
     every: int = Field(ge=1)
     """Steps between two of them."""
-    name: str = Field("step{}", pattern=r"^[^{}]*\{\}[^{}]*$")
+    name: str = "step{}"
     """What a revision is called, with {} for the step."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Steps:
+        if self.first > self.last:
+            raise ValueError(f"no step is between first: {self.first} and last: {self.last}")
+        if not re.fullmatch(r"[^{}]*\{\}[^{}]*", self.name):
+            raise ValueError(
+                f"name: {self.name!r} has no place for the step; write {{}} there, once, as in "
+                "checkpoint-{}"
+            )
+        return self
 
     @property
     def revisions(self) -> list[str]:
@@ -81,8 +92,9 @@ class Merge(Strict):
     @model_validator(mode="after")
     def _shares(self) -> Merge:
         for shares in self.weights:
-            wrong = len(shares) != len(self.of) or abs(sum(shares) - 1) > 1e-6
-            if wrong or min(shares) < 0:
+            # Asked this way round, what is not a number is refused too.
+            right = len(shares) == len(self.of) and abs(sum(shares) - 1) <= 1e-6
+            if not right or min(shares) < 0:
                 raise ValueError(
                     f"weights {shares} are not {len(self.of)} shares of at least 0 that add up to "
                     "1, one for each model under of:"
@@ -191,6 +203,8 @@ class ModelEntry(Strict):
             for key in ("revision", "revisions", "steps", "parent", "merge_of")
             if getattr(self, key) is not None
         ]
+        if self.merge is not None and "@" in self.id:
+            raise ValueError(f"{self.id!r}: a merge has no revision; take the @ out of its id")
         if self.merge is not None and (given or self.remote_code):
             key = given[0] if given else "remote_code"
             raise ValueError(f"{key}: has no meaning for a merge, which is made here; remove it")
@@ -306,9 +320,9 @@ def _words(text: str) -> list[str]:
     return [word for word in re.split(r"[,\s]+", text) if word]
 
 
-def source_of(id: str) -> str:
-    """What a model with an id, and perhaps a revision behind it, is filed under."""
-    return ModelEntry.model_construct(id=id, revision=None).source
+def source_of(id: str, revision: str | None = None) -> str:
+    """What a model is filed under, by its id, with the revision behind it or by itself."""
+    return ModelEntry.model_construct(id=id, revision=revision).source
 
 
 def _text(value: Any) -> Any:

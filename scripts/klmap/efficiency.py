@@ -15,7 +15,7 @@ from typing import Any
 
 from klmap import releases, store_score
 from klmap.cards import Card, read_card
-from klmap.config_models import ModelEntry
+from klmap.config_models import source_of
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
@@ -208,7 +208,7 @@ def _read_one(path: Path, written: int, results: Path, gpu_memory_gb: float) -> 
 def _card(spec: Mapping[str, Any], results: Path) -> Card:
     """The card that a score was made from; an empty one where it is gone."""
     try:
-        source = ModelEntry(id=str(spec["id"]), revision=spec["revision"]).source
+        source = source_of(str(spec["id"]), spec["revision"])
         return read_card(results / "models" / source / "card.json")
     except (InputError, KeyError, ValueError):
         return Card(id="")

@@ -18,7 +18,7 @@ from typing import Any
 from klmap import releases
 from klmap.cards import Card, read_card
 from klmap.config import Hardware
-from klmap.config_models import ModelEntry
+from klmap.config_models import source_of
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
@@ -177,7 +177,7 @@ def _measure(path: Path, results: Path) -> Measured | None:
 
     try:
         score = store_score.read_score(path)
-        source = ModelEntry(id=str(score.spec["id"]), revision=score.spec["revision"]).source
+        source = source_of(str(score.spec["id"]), score.spec["revision"])
         card = read_card(results / "models" / source / "card.json")
     except (InputError, KeyError, ValueError) as error:
         logger.debug("%s: not measured: %s", path, error)
@@ -186,6 +186,8 @@ def _measure(path: Path, results: Path) -> Measured | None:
     rate = float(known.get("tokens_per_second") or 0.0)
     if score.status != "ok" or rate <= 0 or card.parameters <= 0:
         return None
+    if score.spec.get("layers") is not None:
+        return None  # a head for each of them makes models look slow
     gpus = int(known.get("gpus", 0))
     return Measured(
         parameters=card.working_parameters,
