@@ -31,7 +31,7 @@ from klmap.true_kl import (
 )
 
 NAMES = {
-    QUANTIZED: "one in another precision",
+    QUANTIZED: "two precisions of one",
     CHECKPOINTS: "checkpoints of one run",
     TUNED: "parent and child",
     OTHER: "other pairs",
@@ -47,19 +47,18 @@ MANY = 150
 _MARKERS = {QUANTIZED: "s", CHECKPOINTS: "o", TUNED: "^", OTHER: "D"}
 _BAND = "#e5e7eb"
 _FACTOR = 2.0
-_TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 22, "weight": "bold"}
-_WIDTH, _HEIGHT, _LEGEND = 11.6, 6.4, 2.5
-_LEFT, _BOTTOM, _TOP, _GAP = 0.8, 1.65, 1.4, 0.8
-_WORDS = 10
+_TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 30, "weight": "bold"}
+_WIDTH, _HEIGHT, _LEGEND = 11.7, 6.65, 2.45
+_LEFT, _BOTTOM, _TOP, _GAP = 0.8, 1.4, 1.5, 0.95
 _NOTE = (
     "Exact: KL of the distributions of the next token over the whole vocabulary, summed over the "
-    "tokens of a text, mean over texts and both directions.\n"
-    "Estimate: half the variance over texts of the difference of two log-likelihoods (Oyama et al. "
-    "2025). It is that KL to second order for texts as the models write\n"
-    "them. In real texts the differences of the two models at the tokens of one text go together, "
-    "add up, and make the estimate larger; the right panel leaves that\n"
-    "out. Bars: standard errors over texts. Brackets: 95 % of bootstrap samples of the pairs. The "
-    "whole check is klmap's own."
+    "tokens of a text; mean over texts and both directions. Left: half the\n"
+    "variance over texts of the difference of two log-likelihoods (Oyama et al. 2025). It is that "
+    "KL to second order for texts as the models themselves write them. In real\n"
+    "ones, what two models differ by at one token and at the next goes together and adds up. "
+    "Right: that left out, half the sum of the squared differences at each token.\n"
+    "Bars: standard errors over texts. Brackets: 95 % of bootstrap samples of the pairs. The check "
+    "is klmap's own."
 )
 
 
@@ -95,16 +94,18 @@ def draw(found: TrueKl, texts: str) -> Figure:
     first = "map" if found.summary("map").pairs else "same"
     shown = {name: _shown(known, name) for name in (first, "tokens")}
     if not any(shown.values()):
-        for axes in (left, right):
-            charts.nothing(axes, "No pair has an exact KL above zero.")
+        charts.nothing(left, "No pair has an exact KL above zero.")
+        right.set_axis_off()
         return figure
     limits = _limits([pair for some in shown.values() for pair in some], tuple(shown))
-    titles = ("Estimate of the map", "If the tokens of a text did not go together")
+    whole = "The estimate of the map" if first == "map" else "The estimate by the same texts"
+    titles = (whole, "Each token by itself")
     for axes, title, name in zip((left, right), titles, shown, strict=True):
         axes.set_title(title, **_TITLE)
         _panel(axes, shown[name], name, limits)
         _corner(axes, found.summary(name))
     left.set_ylabel("estimated KL, bits/byte", size=8.5)
+    right.set_ylabel("estimated KL, tokens by themselves, bits/byte", size=8.5)
     top = 1 - _TOP / _HEIGHT
     charts.titled(figure, _handles(known, shown[first]), "pairs", 1 - (_LEGEND - 0.2) / _WIDTH, top)
     return figure
@@ -183,11 +184,11 @@ def _corner(axes: Axes, row: Summary) -> None:
         f"correlation {_words(row.pearson_log)} of logarithms, {_words(row.spearman)} of ranks",
     ]
     if row.pairs:
-        middle, low, high = (_times(value) for value in row.quartiles)
+        middle, low, high = (f"{value:.3g}" for value in row.quartiles)
         lines.insert(0, f"median {middle} times the exact KL (quartiles {low} and {high})")
     axes.annotate(
-        "\n".join(lines), (0, 1), xytext=(0, 3), xycoords="axes fraction",
-        textcoords="offset points", size=7.5, color=style.MUTED, va="bottom", linespacing=1.35,
+        "\n".join(lines), (0, 1), xytext=(0, 4), xycoords="axes fraction",
+        textcoords="offset points", size=7, color=style.MUTED, va="bottom", linespacing=1.35,
     )  # fmt: skip
 
 
@@ -195,12 +196,8 @@ def _words(item: Correlation) -> str:
     if math.isnan(item.value):
         return "unknown"
     if math.isnan(item.low):
-        return f"{item.value:.2f}"
-    return f"{item.value:.2f} [{item.low:.2f}, {item.high:.2f}]"
-
-
-def _times(value: float) -> str:
-    return f"{value:.2f}" if value < _WORDS else f"{value:.0f}"
+        return f"{item.value:.3f}"
+    return f"{item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
 
 
 def _handles(pairs: Sequence[Pair], shown: Sequence[Pair]) -> list[Artist]:

@@ -295,6 +295,9 @@ def summarise(
         seed: of the bootstrap.
         least: exact KL from which on the pairs count.
         most: exact KL below which they count.
+
+    Returns:
+        Correlations are known where all pairs count: among KLs of one size they mean little.
     """
     place = ESTIMATES.index(estimate)
     known = [pair for pair in pairs if not math.isnan(pair.ratio(estimate))]
@@ -304,10 +307,9 @@ def summarise(
     if known:
         low, middle, high = np.quantile(values / true, (0.25, 0.5, 0.75))
         quartiles = (float(middle), float(low), float(high))
-    return Summary(
-        estimate, least, most, len(known), quartiles,
-        *correlations(true, values, seed),
-    )  # fmt: skip
+    every = math.isinf(most)
+    found = correlations(true, values, seed) if every else (Correlation(),) * 3
+    return Summary(estimate, least, most, len(known), quartiles, *found)
 
 
 def correlations(
