@@ -21,8 +21,9 @@ def row(id: str, revision: str = "", variant: str = "", **changes: Any) -> Model
     return Model(name, id=id, revision=revision, variant=variant, **values)
 
 
-def layer(id: str, number: int, variant: str = "") -> Model:
-    return row(id, variant="+".join(filter(None, [variant, f"layer{number}"])), layer=number)
+def layer(id: str, number: int, variant: str = "", of: int = 3) -> Model:
+    name = "+".join(filter(None, [variant, f"layer{number}"]))
+    return row(id, variant=name, layer=number, n_layers=of)
 
 
 def find(
@@ -109,12 +110,12 @@ def test_adjacent_layers_end_with_the_model_itself():
 
 
 def test_layers_with_gaps_are_not_adjacent_and_say_nothing_of_the_last():
-    models = [row("a/m"), *(layer("a/m", n) for n in (1, 2, 5))]
+    models = [row("a/m"), *(layer("a/m", n, of=7) for n in (1, 2, 5))]
     assert named(models) == {relations.LAYERS: {("a/m+layer1", "a/m+layer2")}}
 
 
 def test_layers_belong_to_the_model_of_their_own_variant():
-    models = [row("a/m"), row("a/m", variant="int8"), layer("a/m", 0, "int8")]
+    models = [row("a/m"), row("a/m", variant="int8"), layer("a/m", 0, "int8", of=1)]
     assert named(models)[relations.LAYERS] == {("a/m+int8+layer0", "a/m+int8")}
 
 

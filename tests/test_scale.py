@@ -242,7 +242,8 @@ def zoo(folder: Path) -> list[str]:
     ]  # fmt: skip
     off = {n: near(rng.normal(0, 60, TEXTS)) for n in range(2)}
     layers = [
-        replace(models[0], model=f"o--llama+layer{n}", variant=f"layer{n}", layer=n) for n in off
+        replace(models[0], model=f"o--llama+layer{n}", variant=f"layer{n}", layer=n, n_layers=2)
+        for n in off
     ]
     names = [model.model for model in models]
     matrix = matrix_of(np.stack([*on.values()]), -4000.0, names)

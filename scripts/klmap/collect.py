@@ -34,6 +34,7 @@ _ATTRIBUTES = (
     "imported",
     "card",
     "selection",
+    "n_layers",
     *conventions.FACTS,
 )
 
@@ -284,6 +285,7 @@ def _describe(entry: Entry, score: Score, card: Mapping[str, Any], texts: Texts)
         seed_group=entry.seed_group,
         size_group=entry.size_group,
         layer=entry.layer,
+        n_layers=score.attributes.get("n_layers"),
         license=str(card.get("license") or ""),
         dtype=str(score.attributes.get("dtype", "")),
         prefix=str(score.attributes.get("prefix", "")),

@@ -35,6 +35,7 @@ class Model:
         size_group: name that models share which differ in their size; empty without one.
         layer: of a row that is a hidden state, read through the model's own head (logit lens), the
             number of blocks behind it; None for a whole model.
+        n_layers: how many blocks that model has; None where its hidden states were not read.
         license: licence identifier, empty if unknown.
         dtype: number format it was computed in.
         prefix: policy for the beginning-of-sequence token.
@@ -62,6 +63,7 @@ class Model:
     seed_group: str = ""
     size_group: str = ""
     layer: int | None = None
+    n_layers: int | None = None
     license: str = ""
     dtype: str = ""
     prefix: str = ""
@@ -132,6 +134,7 @@ def _model(row: dict[str, str]) -> Model:
         "parameters": int(text["parameters"]) if text["parameters"] else None,
         "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
         "layer": int(text["layer"]) if text["layer"] else None,
+        "n_layers": int(text["n_layers"]) if text["n_layers"] else None,
         "bits_per_byte": float(text["bits_per_byte"]),
         "mean_loglik": float(text["mean_loglik"]),
         "texts": int(text["texts"]) if text["texts"] else None,

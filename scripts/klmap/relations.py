@@ -88,8 +88,8 @@ def find(
     1. *Precisions*, each method a relation of its own: one id and revision, and otherwise the same
        settings, against the most exact row of them. Number formats count where that one is float32.
        A model that is stored quantised counts against the model that its card names.
-    2. *Adjacent layers*: hidden states behind n and n + 1 blocks. The last one counts with the
-       model itself where no layer is missing from 0 on, as ``layers: all`` gives them.
+    2. *Adjacent layers*: hidden states behind n and n + 1 blocks, and the one before the last
+       block with the model itself.
     3. *Consecutive checkpoints* of one run, as far as they were scored: how far apart they are
        decides how large these KLs are. Early is a pair whose later checkpoint was reached by
        ``early_until``. Other pairs of checkpoints have no relation.
@@ -283,10 +283,10 @@ def _layers(models: Sequence[Model]) -> list[Pair]:
             groups[model.id, model.revision, variant].setdefault(model.layer, row)
     pairs = []
     for key, layers in groups.items():
-        last = max(layers)
         pairs += [(layers[n], layers[n + 1]) for n in sorted(layers) if n + 1 in layers]
-        if key in whole and len(layers) == last + 1:
-            pairs.append((layers[last], whole[key]))
+        last = models[next(iter(layers.values()))].n_layers
+        if key in whole and last is not None and last - 1 in layers:
+            pairs.append((layers[last - 1], whole[key]))
     return pairs
 
 
