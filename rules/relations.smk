@@ -271,7 +271,6 @@ rule true_kl:
         offmap=on_texts(products.offmap),
         offmap_models=on_texts(products.offmap_models),
         divergences=divergences_of,
-        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
     output:
         expand(
             f"{RESULTS}/{{{{texts}}}}/true_kl/{{file}}",
@@ -305,5 +304,5 @@ rule true_kl:
     shell:
         f"{SCRIPTS}/true_kl.py --matrix {{input.matrix}} --models {{input.models}} "
         "--offmap {input.offmap} --offmap-models {input.offmap_models} "
-        "--divergences {input.divergences} --texts {input.texts} "
+        "--divergences {input.divergences} "
         f"--folder {RESULTS}/{{wildcards.texts}}/true_kl > {{log}} 2>&1"
