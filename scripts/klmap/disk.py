@@ -275,7 +275,7 @@ class Budget:
         waiting = {
             os.path.normpath(self.models / found.source / WEIGHTS)
             for found in self._claims().values()
-            if not found.granted and self.is_active(found) and found.patience is None
+            if not found.granted and self.is_active(found)
         }
         if not locks:
             return True

@@ -14,7 +14,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from klmap import charts, style
 from klmap.log import logger
@@ -24,12 +25,24 @@ MOST_ROWS = 60
 """Merges that the figure has room for; the table has all."""
 
 _WIDTH = 11.0
-_TOP, _FOOT, _GAP, _RIGHT = 1.55, 1.5, 0.45, 0.4
+_TOP, _FOOT, _GAP, _RIGHT = 1.4, 1.5, 0.45, 0.4
 _ROW, _LEAST = 0.25, 1.0
 _LONGEST = 30
 _LARGE_RANGE = 30.0
+_MUCH_LONGER = 1.5
 _SHARES = (("#009E73", "D"), ("#882255", "s"), ("#E69F00", "^"))
 _SECOND, _BEND, _GAIN, _BEST = ("#0072B2", "o"), "#D55E00", "#0072B2", "#E69F00"
+_NOTE = (
+    "Where: the nearest point to the merge on the line through its parents, in log-likelihood "
+    "space (in the plane of three), as a share of the parents behind the first.\n"
+    "Bend: the KL between the merge and that point, in per cent of the KL between the parents; "
+    "hollow: no more than the numerical noise of the scores.\n"
+    "Gain: by how much the merge codes the texts shorter than the mean of its parents, by its "
+    "weights, or by where it is found if these are not known.\n"
+    "Right of the orange mark it is better than the best parent; filled: it is. A way over "
+    "several merges is as long as the distances √KL of neighbours together.\n"
+    "klmap's own way to look at merges."
+)
 _TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 24, "weight": "bold"}
 _BAR: dict[str, Any] = {"linestyle": "none", "elinewidth": 1, "capsize": 2, "zorder": 3}
 
@@ -69,16 +82,8 @@ def draw(found: Merges, texts: str) -> Figure:
         height,
         "How straight the way between models is, by their merges",
         f"{some} among {style.subject(found.models, found.texts, texts)} · "
-        "standard errors over texts",
-        "Where: the nearest point to the merge on the line through its parents, in log-likelihood "
-        "space (in the plane of three), as a share of the parents behind the first.\n"
-        "Bend: the KL between the merge and that point, in per cent of the KL between the parents; "
-        "hollow: no more than the numerical noise of the scores.\n"
-        "Gain: by how much the merge codes the texts shorter than the mean of its parents, by its "
-        "weights, or by where it is found if these are not known.\n"
-        "Right of the orange mark it is better than the best parent; filled: it is. A way over "
-        "several merges is as long as the distances √KL of neighbours together.\n"
-        "klmap's own way to look at merges.",
+        "KL in bits/byte, standard errors over texts",
+        _NOTE if groups else "",
     )
     if not groups:
         charts.nothing(
@@ -101,7 +106,7 @@ def draw(found: Merges, texts: str) -> Figure:
         axes.set_yticks([])
         axes.tick_params(axis="x", labelsize=7.5, length=2)
         style.graph(axes, along="x", left=False)
-    _names(panels[0], groups, names, 0.3 - left, _WIDTH - left - _RIGHT - 0.1)
+    _names(figure, panels[0], groups, names)
     _where(panels[0], groups)
     _bends(panels[1], groups)
     _gains(panels[2], groups)
@@ -125,12 +130,18 @@ def _groups(ways: Sequence[Way], paths: Sequence[Stretch]) -> list[_Group]:
         heading += f"   KL {first.between[0]:.3g}"
         path = by_ends.get(parents)
         if path is not None and not math.isnan(path.ratio[0]):
-            heading += f", the way {path.ratio[0]:.2f} times as long as the direct one"
+            heading += f", the way {_longer(path.ratio[0])} the direct one"
         elif len(parents) > 2:
             heading += " on average"
         groups.append(_Group(heading, start, placed))
         row += 1.35
     return groups
+
+
+def _longer(ratio: float) -> str:
+    if ratio >= _MUCH_LONGER:
+        return f"{ratio:.1f} times as long as"
+    return f"{100 * (ratio - 1):.2g} % longer than"
 
 
 def _short(names: Sequence[str]) -> dict[str, str]:
@@ -143,26 +154,28 @@ def _short(names: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _names(
-    axes: Axes, groups: Sequence[_Group], names: dict[str, str], left: float, right: float
-) -> None:
+def _names(figure: Figure, axes: Axes, groups: Sequence[_Group], names: dict[str, str]) -> None:
     """Headings across all panels, and the name of each merge beside its row."""
-    across = axes.get_yaxis_transform()
-    inch = 1 / (axes.get_position().width * _WIDTH)
+    box, (low, high) = axes.get_position(), axes.get_ylim()
+    left, right = 0.3 / _WIDTH, 1 - _RIGHT / _WIDTH
     for group in groups:
-        axes.text(
-            left * inch, group.row, style.literal(group.heading), size=8, weight="bold",
-            color=style.INK, va="center", transform=across, clip_on=False,
+        # By the figure, because panels would cover what belongs to the one before.
+        up, line = (
+            box.y0 + box.height * (row - low) / (high - low)
+            for row in (group.row, group.row + 0.45)
+        )
+        figure.add_artist(
+            Line2D([left, right], [line] * 2, color=style.RULE, linewidth=0.7, zorder=4)
+        )
+        figure.text(
+            left, up, group.heading, size=8, weight="bold", va="center", parse_math=False,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, zorder=5,
         )  # fmt: skip
-        axes.plot(
-            [left * inch, right * inch], [group.row + 0.5] * 2, color=style.RULE, linewidth=0.6,
-            transform=across, clip_on=False,
-        )  # fmt: skip
         for row, way in group.ways:
-            axes.text(
-                -0.1 * inch, row, style.literal(names[way.model]), size=8, ha="right",
-                va="center", color=style.INK, transform=across, clip_on=False,
+            axes.annotate(
+                style.literal(names[way.model]), (0, row), xytext=(-7, 0), size=8, ha="right",
+                va="center", xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                color=style.INK,
             )  # fmt: skip
 
 
@@ -171,14 +184,14 @@ def _where(axes: Axes, groups: Sequence[_Group]) -> None:
     ways = [(row, way) for group in groups for row, way in group.ways]
     most = max(len(way.parents) for _, way in ways)
     styles = [_SECOND, *(_SHARES[n % len(_SHARES)] for n in range(most - 2))]
-    words = ["measured"] if most == 2 else ["second", "third", "fourth", "fifth"]
+    numbers = ["measured"] if most == 2 else ["second", "third", "fourth", "fifth"]
     for number, (color, marker) in enumerate(styles, start=1):
         some = [(row, way) for row, way in ways if len(way.parents) > number]
         axes.errorbar(
             [way.shares[number] for _, way in some], [row for row, _ in some],
             xerr=[way.shares_se[number] for _, way in some], color=color, marker=marker,
             markersize=5.5, markeredgecolor="white", markeredgewidth=0.6,
-            label=words[number - 1] if number <= len(words) else None, **_BAR,
+            label=numbers[number - 1] if number <= len(numbers) else None, **_BAR,
         )  # fmt: skip
         weighted = [(row, way.weights[number]) for row, way in some if way.weights]
         axes.plot(
@@ -192,7 +205,8 @@ def _where(axes: Axes, groups: Sequence[_Group]) -> None:
     for end in (0, 1):
         axes.axvline(end, color=style.MUTED, linewidth=0.8, zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("share" + (": 0 the first parent, 1 the second" if most == 2 else ""), size=8.5)
+    words = "0: the first parent, 1: the second" if most == 2 else "share of the parent"
+    axes.set_xlabel(words, size=8.5)
     _legend(axes)
 
 
@@ -219,6 +233,7 @@ def _bends(axes: Axes, groups: Sequence[_Group]) -> None:
     if large:
         axes.set_xscale("log")
         style.decade_axis(axes.xaxis)
+        axes.xaxis.set_major_locator(LogLocator(numticks=8))
     else:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -238,14 +253,23 @@ def _gains(axes: Axes, groups: Sequence[_Group]) -> None:
             xerr=[way.gain[1] for _, way in some], color=_GAIN, marker="o", markersize=5.5,
             markerfacecolor=_GAIN if better else "white",
             markeredgecolor="white" if better else _GAIN, markeredgewidth=0.6 if better else 1,
-            label="better than both" if better else "merge", **_BAR,
+            label="better than it" if better else "not better", **_BAR,
         )  # fmt: skip
     axes.plot(
         [way.gain[0] - way.over_best[0] for _, way in ways], [row for row, _ in ways], "|",
         color=_BEST, markersize=12, markeredgewidth=1.8, zorder=2, label="best parent",
     )  # fmt: skip
     axes.axvline(0, color=style.MUTED, linewidth=0.8, zorder=1)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    sizes = [abs(end) for _, way in ways for end in (way.gain[0], way.gain[0] - way.over_best[0])]
+    usual = float(np.median(sizes))
+    if 0 < usual * _LARGE_RANGE / 2 < max(sizes):
+        axes.set_xscale("symlog", linthresh=10.0 ** math.floor(math.log10(usual)), linscale=0.6)
+        low, high = axes.get_xlim()
+        axes.set_xlim(1.5 * min(low, 0), 1.5 * max(high, 0))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("bits/byte", size=8.5)
     _legend(axes)
 
@@ -254,5 +278,5 @@ def _legend(axes: Axes) -> None:
     """In one line between the title and the panel."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, handletextpad=0.3,
-        columnspacing=1.2, borderaxespad=0.2, borderpad=0.2,
+        columnspacing=1.2, borderaxespad=0.2, borderpad=0.2, handlelength=1.3,
     )  # fmt: skip

@@ -25,7 +25,6 @@ from klmap.cards import Card
 from klmap.errors import PermanentFailure
 from klmap.files import atomic, read_json, remove, size_in_words, write_json
 from klmap.log import Progress, logger
-from klmap.scorer_load import raise_for_model
 
 SHARD = 10**9
 """Bytes of a file of weights, unless one tensor alone is larger."""
@@ -192,8 +191,11 @@ def _reading(file: Path) -> Iterator[None]:
 def _pickled(file: Path) -> dict[str, Any]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
-        raise_for_model(error, f"{file}: cannot be read part by part")
+        text = " ".join(str(error).split())[:300]
+        raise PermanentFailure(f"{file}: cannot be read part by part ({text}); {_FIX}") from None
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise PermanentFailure(f"{file}: holds something else than named tensors; {_FIX}")
     return found
