@@ -96,14 +96,14 @@ rule merge:
     conda:
         "../envs/score.yaml"
     resources:
-        mem_mb=8000,
+        mem_mb=2000,
         runtime=120,
         place=fetch_place,
     params:
         weights=on_source(arguments.merge),
     shell:
         f"{SCRIPTS}/merge.py --card {{input.card}} --parents {{input.parents}} {{params.weights}} "
-        f"{FETCH_OPTIONS} --place {{resources.place}} --out {{output}} > {{log}} 2>&1"
+        f"{MERGE_OPTIONS} --place {{resources.place}} --out {{output}} > {{log}} 2>&1"
 
 
 rule sources:

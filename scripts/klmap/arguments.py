@@ -48,7 +48,13 @@ def resolve(config: Config) -> str:
 
 def fetch(config: Config) -> str:
     """Arguments of every fetch that change nothing about what comes, and so are no params."""
-    return f"--budget-gb {config.hardware.disk_budget_gb:g} {resolve(config)}"
+    return f"{merge_options(config)}{_mirrors(config)}"
+
+
+def merge_options(config: Config) -> str:
+    """Arguments of every merge that change nothing about what comes."""
+    budget = f"--budget-gb {config.hardware.disk_budget_gb:g}"
+    return f"{budget} --on-failure {config.on_model_failure}"
 
 
 def _mirrors(config: Config) -> str:
@@ -102,7 +108,8 @@ def extras(plan: Plan, source: str) -> str:
 
 def merge(plan: Plan, source: str) -> str:
     """Arguments that tell merge_card and merge in which shares weights are merged."""
-    return f"--weights {' '.join(f'{share:g}' for share in plan.shares(source))}"
+    # Every digit: the sum of rounded thirds is too far from 1.
+    return f"--weights {' '.join(repr(share).removesuffix('.0') for share in plan.shares(source))}"
 
 
 def pair(plan: Plan, texts: str, first: str, second: str) -> str:
