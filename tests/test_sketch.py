@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from klmap import scorer_sketch
+from klmap import scorer, scorer_sketch, store_score
 from klmap.arrays import Floats
+from tests.builders import sample_texts, tiny_model
+from tests.oracle import make_job, scored
 
 SIZE = scorer_sketch.SIZE
 SHAPES = {
@@ -233,3 +236,33 @@ def test_a_request_to_end_is_heard_between_tensors(tmp_path: Path) -> None:
 
     with pytest.raises(Asked):
         scorer_sketch.sketch_folder(stored(tmp_path / "x", weights()), ask)
+
+
+def test_a_score_holds_the_sketch_where_it_is_asked_for_and_is_the_same_without(
+    tmp_path: Path,
+) -> None:
+    model = tiny_model(tmp_path / "model", "gpt2")
+    texts = [text for text, _ in sample_texts(3)]
+    plain = make_job(tmp_path / "plain", model, texts)
+    without = scored(plain)
+    assert without.weights_sketch is None
+    assert "weights" not in without.attributes
+    asked = dataclasses.replace(make_job(tmp_path / "asked", model, texts), sketch=True)
+    found = scored(asked)
+    assert found.fingerprint == without.fingerprint
+    np.testing.assert_array_equal(found.loglik, without.loglik)
+    np.testing.assert_array_equal(found.weights_sketch, sketch(model).values)
+    np.testing.assert_array_equal(store_score.read_sketch(asked.output), found.weights_sketch)
+    assert json.loads(found.attributes["weights"]) == sketch(model).described
+    # Nobody loads a model again for it.
+    before = plain.output.read_bytes()
+    scorer.score(dataclasses.replace(plain, sketch=True))
+    assert plain.output.read_bytes() == before
+
+
+def test_a_quantised_score_has_the_sketch_of_the_stored_weights(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", "gpt2")
+    texts = [text for text, _ in sample_texts(2)]
+    job = make_job(tmp_path / "x", model, texts, quantization="int8")
+    found = scored(dataclasses.replace(job, sketch=True))
+    np.testing.assert_array_equal(found.weights_sketch, sketch(model).values)
