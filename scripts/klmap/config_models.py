@@ -83,7 +83,9 @@ class Merge(Strict):
     """The share of each in the weights, adding up to 1; a list of such lists gives several
     merges."""
 
-    @field_validator("weights", mode="before")
+    @field_validator(
+        "weights", mode="before", json_schema_input_type=list[float] | list[list[float]]
+    )
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         single = isinstance(value, list) and not any(isinstance(item, list) for item in value)
@@ -160,10 +162,19 @@ class ModelEntry(Strict):
     def _revision_text(cls, value: Any) -> Any:
         return _text(value)
 
-    @field_validator(*("texts", "revisions", "quantizations", "parent", "merge_of"), mode="before")
+    @field_validator(
+        *("texts", "revisions", "parent", "merge_of"),
+        mode="before",
+        json_schema_input_type=str | list[str] | None,
+    )
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         # In a sheet all names stand in one cell.
+        return _words(value) if isinstance(value, str) else value
+
+    @field_validator("quantizations", mode="before")
+    @classmethod
+    def _one_or_many_of_few(cls, value: Any) -> Any:
         return _words(value) if isinstance(value, str) else value
 
     @field_validator("revisions", mode="before")

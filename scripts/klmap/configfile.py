@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from klmap import config_entries
 from klmap.config import RESERVED_TEXT_NAMES, Config, Hardware, Map, Scoring
 from klmap.config_analyses import (
     NEED_BENCHMARKS,
@@ -28,10 +28,8 @@ from klmap.config_analyses import (
     TrueKl,
 )
 from klmap.config_models import (
-    COMMIT_PATTERN,
     FILE_NAMES,
     NAME_PATTERN,
-    SOURCE_PATTERN,
     Merge,
     ModelEntry,
     Steps,
@@ -166,6 +164,8 @@ def _describe(
         text = f"{shown(value)} holds a character that file names here may not have; {FILE_NAMES}"
     elif kind == "value_error":
         text = str(context["error"])
+    elif kind == "too_short" and context["min_length"] > 1:
+        text = f"{context['actual_length']} given; give at least {context['min_length']}"
     elif kind in ("too_short", "string_too_short"):
         text = "is empty; give at least one"
     else:
@@ -232,24 +232,10 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
                     f"{places.name(where, origins)}: no text set {texts!r}; configured: "
                     f"{', '.join(config.texts)}{places.line(where, origins)}"
                 )
-    known = _Known({}, {})
-    for number, entry in enumerate(config.entries):
-        for one in entry.models:
-            problem = _entry_problem(config, one, number, known)
-            if problem is not None:
-                place: list[Any] = ["models", number]
-                problems.append(
-                    f"{places.name(place, origins)}: {problem}{places.line(place, origins)}"
-                )
+    for number, problem in config_entries.problems(config):
+        place: list[Any] = ["models", number]
+        problems.append(f"{places.name(place, origins)}: {problem}{places.line(place, origins)}")
     return problems
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Models that were looked at: number of the entry, and the model, by name and by source."""
-
-    slugs: dict[str, tuple[int, ModelEntry]]
-    sources: dict[str, tuple[int, ModelEntry]]
 
 
 def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | None:
@@ -329,87 +315,4 @@ def _convention_problem(config: Config, release: Published) -> tuple[tuple[str, 
         f"would be compared with models that are scored in another way ({found}); score all alike "
         f"(scoring: {{{fix}}}), or accept a shift, which conventions.tsv estimates, with "
         f"allow: [{', '.join(wrong)}]"
-    )
-
-
-def _entry_problem(
-    config: Config,
-    entry: ModelEntry,
-    number: int,
-    known: _Known,
-) -> str | None:
-    if entry.is_inline and entry.revision is not None:
-        return f"{entry.id!r} names a revision and there is a key revision too; keep one of them"
-    unknown = [name for name in entry.texts or [] if name not in config.texts]
-    if unknown:
-        return f"no text set {unknown[0]!r}; configured: {', '.join(config.texts)}"
-    if not re.fullmatch(SOURCE_PATTERN, entry.source):
-        return (
-            f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "
-            f"{FILE_NAMES}: rename the folder or make a link to it"
-        )
-    if entry.remote_code and (problem := _code_problem(entry)) is not None:
-        return problem
-    if entry.merge is not None and (problem := _merge_problem(config, entry)) is not None:
-        return problem
-    first, other = known.slugs.setdefault(entry.slug, (number, entry))
-    if other is not entry:
-        if first == number:
-            return f"gives {entry.slug!r} twice; remove one of its revisions or weights"
-        return (
-            f"{entry.slug!r} is the name of models[{first}] ({other.id}) too; "
-            "remove one or give one a name of its own with name:"
-        )
-    first, other = known.sources.setdefault(entry.source, (number, entry))
-    same = (entry.repository, entry.effective_revision) == (
-        other.repository,
-        other.effective_revision,
-    )
-    if not same:
-        return (
-            f"{entry.id!r} and models[{first}] ({other.id!r}) would share the folder "
-            f"{entry.source!r}; rename one of the folders or make a link to it"
-        )
-    return None
-
-
-def _merge_problem(config: Config, entry: ModelEntry) -> str | None:
-    """Why a merge cannot be made: what it is made of has to be configured too."""
-    for name in entry.merge.of if entry.merge is not None else []:
-        part = config.part(name)
-        if part is None:
-            return (
-                f"merge.of: {name!r} is no model of this configuration; add it to models:, with "
-                "on_map: false where it is not to be on the map"
-            )
-        if name in config.by_slug and part.quantization is not None:
-            return (
-                f"merge.of: {name!r} is a quantised variant; name the model itself, whose weights "
-                "are merged, and give the merge a quantization: of its own"
-            )
-        if part.is_merge:
-            return f"merge.of: {name!r} is a merge itself; name what that is made of"
-        if part.remote_code:
-            return (
-                f"merge.of: {name!r} is run by the code of its repository, which says what its "
-                "weights mean; it cannot be merged"
-            )
-    return None
-
-
-def _code_problem(entry: ModelEntry) -> str | None:
-    """Why the code of a model may not be run: it has none, or it could change unseen."""
-    if entry.is_demo:
-        return (
-            f"{entry.id!r} is built here and has no code of its own, but there is remote_code: "
-            "true; remove it"
-        )
-    revision = entry.effective_revision
-    if entry.is_local or re.fullmatch(COMMIT_PATTERN, revision or ""):
-        return None
-    found = "there is no revision" if revision is None else f"the revision is {revision!r}"
-    return (
-        f"remote_code: true runs code of {entry.repository!r} and needs revision: to be a full "
-        f"commit, 40 hexadecimal digits, so that the code cannot change; {found}: copy the commit "
-        "from the history of the model's files on the Hub, and read the code there"
     )

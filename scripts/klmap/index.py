@@ -84,22 +84,23 @@ def write_index(
             ``GIVEN`` where any of that is configured.
         releases: tables of the same columns that imports have written.
         reference: of a selection, index.tsv and models.tsv of the text set that it was drawn from:
-            the models of its finished map are taken over.
+            the models of its finished map are taken over, with what is said of them there.
 
     Raises:
         InputError: two models have one name, a cell holds a tab, or a table is missing or broken.
     """
     lines: dict[str, str] = {}
     most = max((row.count("\t") + 1 for row in rows), default=0)
-    columns = COLUMNS + GIVEN if most >= len(COLUMNS + GIVEN) else COLUMNS
+    own = COLUMNS + GIVEN if most >= len(COLUMNS + GIVEN) else COLUMNS
+    columns = COLUMNS + GIVEN if reference and _says_more(Path(reference[0])) else own
     for row in rows:
         cells = row.split("\t")
-        if len(cells) != len(columns):
+        if len(cells) != len(own):
             raise InputError(
-                f"{cells[0]!r} has {len(cells)} cells in the index, expected {len(columns)}; take "
+                f"{cells[0]!r} has {len(cells)} cells in the index, expected {len(own)}; take "
                 "the tab out of its family: in config.yaml"
             )
-        lines[cells[0]] = _line(cells)
+        lines[cells[0]] = _line([*cells, *[""] * (len(columns) - len(own))])
     for table in releases:
         for found in read_tsv(Path(table)):
             name = found["model"]
@@ -115,6 +116,11 @@ def write_index(
         lines = {name: f"{line}\t" for name, line in lines.items()}
         _add_reference(lines, columns, *map(Path, reference))
     write_text(Path(index), "\n".join([header, *lines.values()]) + "\n")
+
+
+def _says_more(index: Path) -> bool:
+    """Whether the index of a reference has what is configured of how models are related."""
+    return any(column in row for row in read_tsv(index) for column in GIVEN)
 
 
 def _add_reference(
@@ -159,7 +165,9 @@ def read_index(index: Path, scores: Path, cards: Path) -> list[Entry]:
     """
     rows = read_tsv(index)
     if not rows:
-        raise InputError(f"{index}: no models; add one under models: in config.yaml")
+        raise InputError(
+            f"{index}: no models; add one under models: in config.yaml, without on_map: false"
+        )
     missing = [name for name in COLUMNS if name not in rows[0]]
     if missing:
         raise InputError(f"{index}: the column {missing[0]!r} is missing; remove it and run again")

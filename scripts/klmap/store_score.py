@@ -211,7 +211,7 @@ def _check_score(path: Path, score: Score) -> None:
     if len(shapes) != 1 or len(shapes[0]) != 1:
         raise InputError(f"{path}: datasets of different lengths {shapes}; remove it")
     shape = (len(score.layers), len(score.loglik))
-    if score.layer_loglik.size and score.layer_loglik.shape != shape:
+    if (len(score.layers) or score.layer_loglik.size) and score.layer_loglik.shape != shape:
         raise InputError(
             f"{path}: layers/loglik has the shape {score.layer_loglik.shape} for {shape[0]} layers "
             f"and {shape[1]} texts; remove it and run again"
