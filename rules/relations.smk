@@ -136,7 +136,9 @@ rule trajectories:
     input:
         matrix=f"{RESULTS}/{{texts}}/matrix.h5",
         models=f"{RESULTS}/{{texts}}/models.tsv",
-        index=f"{RESULTS}/{{texts}}/index.tsv",
+        offmap=on_texts(products.offmap),
+        offmap_models=on_texts(products.offmap_models),
+        index=on_texts(products.index_files),
         layout=f"{RESULTS}/{{texts}}/layout.tsv",
         texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
     output:
@@ -172,6 +174,7 @@ rule trajectories:
         how=arguments.trajectories(CONFIG),
     shell:
         f"{SCRIPTS}/trajectories.py --matrix {{input.matrix}} --models {{input.models}} "
+        "--offmap {input.offmap} --offmap-models {input.offmap_models} "
         "--index {input.index} --layout {input.layout} --texts {input.texts} {params.how} "
         f"--scores {RESULTS}/{{wildcards.texts}}/scores "
         f"--folder {RESULTS}/{{wildcards.texts}}/trajectories > {{log}} 2>&1"

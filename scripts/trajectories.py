@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="models.tsv")
     parser.add_argument("--offmap", type=Path, nargs="*", default=[], help="offmap.h5, if any")
     parser.add_argument("--offmap-models", type=Path, nargs="*", default=[], help="offmap.tsv")
-    parser.add_argument("--index", type=Path, required=True, help="index.tsv")
+    parser.add_argument("--index", type=Path, nargs="+", required=True, help="index.tsv")
     parser.add_argument("--scores", type=Path, required=True, help="folder of the score files")
     parser.add_argument("--layout", type=Path, required=True, help="layout.tsv")
     parser.add_argument("--texts", type=Path, required=True, help="texts.jsonl of the matrix")

@@ -126,6 +126,9 @@ def test_every_dataset_is_described_with_its_type(folder: Folder, tmp_path: Path
     score = store_score.read_score(folder.score_path("demo--merge"))
     score.token_logprob = np.zeros(3, np.float32)
     score.token_offset = np.zeros(4, np.int64)
+    score.layers = np.zeros(1, np.int32)
+    score.layer_loglik = np.zeros((1, len(score.loglik)))
+    score.weights_sketch = np.zeros(3)
     store_score.write_score(tmp_path / "x.h5", score)
     assert datasets(tmp_path / "x.h5") == described("klmap-score")
 

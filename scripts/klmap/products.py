@@ -271,7 +271,7 @@ def _has_material(plan: Plan, analysis: str, texts: str) -> bool:
     if analysis == "true_kl":
         return bool(plan.pairs(texts))
     if analysis == "trajectories":
-        scored = plan.config.mapped_on[texts].values()
+        scored = plan.config.scored_on[texts].values()
         return any(plan.is_checkpoint(entry.source) for entry in scored)
     return analysis not in NEED_BENCHMARKS or bool(benchmarks_on(plan, texts))
 

@@ -136,20 +136,22 @@ class Trajectory:
         return move.start >= self.from_step
 
 
-def read_weights(index: Path, scores: Path, models: Sequence[Model]) -> dict[str, Weights]:
+def read_weights(
+    indexes: Sequence[Path], scores: Path, models: Sequence[Model]
+) -> dict[str, Weights]:
     """The sketches of the weights of some models, by name.
 
     Args:
-        index: index.tsv.
+        indexes: index.tsv, and offmap-index.tsv where there is one.
         scores: folder of the score files.
         models: whose sketches are wanted; those without one are left out.
 
     Raises:
-        InputError: the index or a score file is broken.
+        InputError: an index or a score file is broken.
     """
     wanted = {model.model for model in models}
     found = {}
-    for entry in read_index(index, scores, scores):
+    for entry in (each for index in indexes for each in read_index(index, scores, scores)):
         if entry.model not in wanted or not entry.path.is_file():
             continue
         values = store_score.read_sketch(entry.path)

@@ -183,7 +183,11 @@ _TABLE = (
     _tuned(_MAMBA, "headers"),
 )
 
-_LATER = (_tuned(_GPT2, "legal"), _tuned(_NEOX, "legal"), _tuned(_MAMBA, "legal"))
+_LATER = (
+    *(_tuned(_GPT2, "legal"), _tuned(_NEOX, "legal"), _tuned(_MAMBA, "legal")),
+    # Enough checkpoints to see how training moves.
+    _base("gpt2", "gpt2", "bytelevel", tuple(range(60, 240, 20)), seed=3),
+)
 """Models that the demo does not map, to be added to its map."""
 
 RUNS: dict[str, Run] = {run.name: run for run in (*_TABLE, *_LATER)}
