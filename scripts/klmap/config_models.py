@@ -226,15 +226,21 @@ class ModelEntry(Strict):
             )
         return self
 
-    @cached_property
+    @property
     def models(self) -> tuple[ModelEntry, ...]:
         """The models that this entry stands for, in the order of their lists."""
+        # Kept apart from itself: what holds itself cannot be compared.
+        return self.others or (self,)
+
+    @cached_property
+    def others(self) -> tuple[ModelEntry, ...]:
+        """The models that this entry stands for, unless that is itself."""
         shares: list[list[float] | None] = [None]
         if self.merge is not None:
             shares = [*self.merge.weights]
         lists = (self.revisions, self.steps, self.quantizations, self.merge)
         if all(each is None for each in lists):
-            return (self,)
+            return ()
         revisions: list[str | None] = [*(self.revisions or [])]
         if self.steps is not None:
             revisions += self.steps.revisions
@@ -266,7 +272,7 @@ class ModelEntry(Strict):
             changed["merge"] = Merge.model_construct(of=self.merge.of, weights=[share])
         found.__dict__.update(changed)
         # It stands for itself.
-        found.__dict__["models"] = (found,)
+        found.__dict__["others"] = ()
         return found
 
     @property
