@@ -213,7 +213,7 @@ def resample(plan: Plan, texts: str) -> str:
 def scale(config: Config) -> str:
     """Arguments of scale."""
     how = config.analyses.scale or Scale()
-    early = "auto" if how.early_until is None else f"{how.early_until:g}"
+    early = "auto" if how.early_until is None else f"{how.early_until:.15g}"
     return (
         f"--early-until {early} --pairs {how.pairs} --bootstrap {how.bootstrap} --seed {how.seed}"
     )
@@ -223,7 +223,7 @@ def trajectories(config: Config) -> str:
     """Arguments of trajectories."""
     how = config.analyses.trajectories or Trajectories()
     return (
-        f"--from-step {how.from_step:g} --drop {how.drop:g} --ahead {how.ahead} "
+        f"--from-step {how.from_step:.15g} --drop {how.drop:.15g} --ahead {how.ahead} "
         f"--bootstrap {how.bootstrap} --seed {how.seed}"
     )
 
