@@ -148,18 +148,20 @@ def read_score(path: Path, only: Sequence[str] | None = None, layer: int | None 
                 whole(file, f"layers/{name}") for name in ("number", "loglik")
             )
         if layer is not None and score.status == "ok":
-            score.loglik = _of_layer(path, file, layer)
+            score.loglik = _of_layer(path, file, layer, len(score.loglik))
     _check_score(path, score)
     return score
 
 
-def _of_layer(path: Path, file: Any, layer: int) -> Floats:
-    """(N,) log-likelihoods by one hidden state."""
+def _of_layer(path: Path, file: Any, layer: int, texts: int) -> Floats:
+    """(texts,) log-likelihoods by one hidden state."""
     numbers = whole(file, "layers/number") if "layers" in file else np.zeros(0, np.int32)
     (rows,) = np.nonzero(numbers == layer)
     if not len(rows):
         raise InputError(f"{path}: holds no layer {layer}; remove it and run again")
-    return np.asarray(file["layers/loglik"][int(rows[0])])
+    values = file["layers/loglik"]
+    _check_layers(path, values.shape, (len(numbers), texts))
+    return np.asarray(values[int(rows[0])])
 
 
 def read_layers(path: Path) -> list[int]:
@@ -210,15 +212,20 @@ def _check_score(path: Path, score: Score) -> None:
     shapes = sorted({array.shape for array in arrays})
     if len(shapes) != 1 or len(shapes[0]) != 1:
         raise InputError(f"{path}: datasets of different lengths {shapes}; remove it")
-    shape = (len(score.layers), len(score.loglik))
-    if (len(score.layers) or score.layer_loglik.size) and score.layer_loglik.shape != shape:
-        raise InputError(
-            f"{path}: layers/loglik has the shape {score.layer_loglik.shape} for {shape[0]} layers "
-            f"and {shape[1]} texts; remove it and run again"
-        )
+    if len(score.layers) or score.layer_loglik.size:
+        expected = (len(score.layers), len(score.loglik))
+        _check_layers(path, score.layer_loglik.shape, expected)
     if score.status == "ok" and not np.isfinite(score.loglik).all():
         count = int((~np.isfinite(score.loglik)).sum())
         raise InputError(f"{path}: {count} log-likelihoods are not finite; remove it and rescore")
+
+
+def _check_layers(path: Path, shape: tuple[int, ...], expected: tuple[int, int]) -> None:
+    if shape != expected:
+        raise InputError(
+            f"{path}: layers/loglik has the shape {shape} for {expected[0]} layers and "
+            f"{expected[1]} texts; remove it and run again"
+        )
 
 
 def _nested(value: Any) -> bool:
