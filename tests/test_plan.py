@@ -107,16 +107,16 @@ def test_looking_up_goes_before_scoring_before_fetching_each_as_configured(tmp_p
 
 def test_tables_have_one_line_for_each_model_source_and_score(tmp_path: Path) -> None:
     plan = planned(tmp_path)
-    by_model = {row.split("\t")[0]: row.split("\t")[1:] for row in plan_tables.index_rows(plan, "tiny")}
+    rows = [row.split("\t") for row in plan_tables.index_rows(plan, "tiny")]
+    by_model = {row[0]: row[1:] for row in rows}
     assert list(by_model) == sorted(plan.config.by_slug)
     assert by_model["org--second@step10"][2:] == ["org/second", "step10", "a b", ""]
     assert by_model["org--first+int8"][-1] == "int8"
-    assert [row.split("\t")[0] for row in plan_tables.source_rows(plan)] == sorted(plan.config.by_source)
-    assert (
-        "demo--gpt2-base@step150\tdemo/gpt2-base\tstep150\t"
-        + (f"{plan.results}/models/_zoo/runs/gpt2-base/step150")
-        in plan_tables.source_rows(plan)
-    )
+    sources = [row.split("\t")[0] for row in plan_tables.source_rows(plan)]
+    assert sources == sorted(plan.config.by_source)
+    assert "demo--gpt2-base@step150\tdemo/gpt2-base\tstep150\t" + (
+        f"{plan.results}/models/_zoo/runs/gpt2-base/step150"
+    ) in plan_tables.source_rows(plan)
     quantized = f"org--first+int8\torg--first\ttiny\t{plan.score('tiny', 'org--first+int8')}"
     assert f"{quantized}\tauto\tint8" in plan_tables.score_rows(plan)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -301,6 +302,11 @@ class ModelEntry(Strict):
         return self.id.startswith("demo/")
 
     @property
+    def is_tiny(self) -> bool:
+        """Whether the model is one of the demo zoo, or made of such alone: no job for a GPU."""
+        return consists_of_demo(self.id, [] if self.merge is None else self.merge.of)
+
+    @property
     def is_merge(self) -> bool:
         """Whether the model is made here from others."""
         return self.merge is not None
@@ -319,6 +325,16 @@ class ModelEntry(Strict):
             return self.name
         variant = (self.quantization, self.dtype, self.prefix, self.overlength)
         return "+".join([self.source, *(part for part in variant if part is not None)])
+
+
+def consists_of_demo(id: str, parts: Sequence[str]) -> bool:
+    """Whether a model is one of the demo zoo, or a merge of such alone.
+
+    Args:
+        id: of the model.
+        parts: ids of what a merge is made of; none for other models.
+    """
+    return all(part.startswith("demo/") for part in parts or [id])
 
 
 def revision_step(revision: str) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from klmap import releases
 from klmap.cards import Card, read_card
 from klmap.config import Hardware
-from klmap.config_models import source_of
+from klmap.config_models import consists_of_demo, source_of
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
 from klmap.log import logger
@@ -194,7 +194,7 @@ def _measure(path: Path, results: Path) -> Measured | None:
         flops=2.0 * card.working_parameters * rate / max(gpus, 1),
         startup=max(float(known.get("startup_seconds", 0.0)) - card.bytes / READING, 0.0),
         gpus=gpus,
-        demo=str(score.spec["id"]).startswith("demo/"),
+        demo=consists_of_demo(str(score.spec["id"]), score.spec.get("merge", {}).get("of", ())),
         texts_sha256=score.texts_sha256,
         tokens=int(score.n_scored.sum()),
     )

@@ -58,12 +58,12 @@ class Submission:
             spec["quantization"] or "",
             estimates.tokens_of(*sizes, self._manifest(texts), measured),
             self._config.hardware,
-            speeds[0 if entry.is_demo else 1],
-            demo=entry.is_demo,
+            speeds[0 if entry.is_tiny else 1],
+            demo=entry.is_tiny,
             skip=self._config.on_model_failure == "skip",
             shared=self.sharing(),
         )
-        # A head for each hidden state: 4.5 times the operations of Pythia-410m, less of larger ones.
+        # A head for each hidden state: 4.5 times the operations for Pythia-410m.
         return found if entry.layers is None else replace(found, minutes=5 * found.minutes)
 
     def pair(self, texts: str, first: str, second: str) -> Request:
