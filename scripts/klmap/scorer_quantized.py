@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import torch
 import transformers
 from torch import nn
@@ -185,6 +184,8 @@ def _forward_flat(module: Any, inputs: torch.Tensor) -> torch.Tensor:
     every row when it unpacks such a weight, and takes the scales of other blocks for most of it.
     Unpacked as one long row all is right.
     """
+    import bitsandbytes  # it takes seconds, and most models are not quantised
+
     dtype = module.compute_dtype or inputs.dtype
     state = copy(module.weight.quant_state)
     rows, state.shape, state.dtype = state.shape, torch.Size([state.shape.numel()]), dtype
