@@ -62,17 +62,19 @@ def _own(scored: Mapping[str, ModelEntry]) -> Iterable[tuple[str, str]]:
     """Quantised models with their originals, and consecutive checkpoints: one vocabulary each."""
     plain: dict[tuple[str, ...], str] = {}
     runs: dict[tuple[str, ...], list[tuple[float, str]]] = {}
-    for model, entry in scored.items():
+    # Whatever the order of the configuration: under its own name before that of its layers.
+    named = sorted(scored.items(), key=lambda item: (item[1].layers is not None, item[0]))
+    for model, entry in named:
         if entry.quantization in (None, "none"):
             plain.setdefault(_how(entry), model)
             step = revision_step(entry.effective_revision or "")
             runs.setdefault(_how(entry)[:1] + _how(entry)[2:], []).append((step, model))
-    for model, entry in scored.items():
+    for model, entry in named:
         if entry.quantization not in (None, "none") and _how(entry) in plain:
             yield plain[_how(entry)], model
     for run in runs.values():
         # Two at one step are the same weights, scored in two ways.
-        steps = sorted(dict(run).items())
+        steps = sorted(dict(reversed(run)).items())
         yield from ((one, other) for (_, one), (_, other) in itertools.pairwise(steps))
 
 

@@ -100,13 +100,14 @@ class Plan:
         return self._scores[key]
 
     def is_finished(self, texts: str, model: str) -> bool:
-        """Whether a score is there and no older than the card and the manifest it was made from.
+        """Whether a score is there and no older than the cards and the manifest it was made from.
 
         Looked up once: a plan does not change while it is made.
         """
         key = texts, model
         if key not in self._finished:
-            made_from = (self.card(self.config.by_slug[model].source), self._manifest(texts))
+            source = self.config.by_slug[model].source
+            made_from = (*self._cards(source), self._manifest(texts))
             self._finished[key] = _is_newer(self.score(texts, model), made_from)
         return self._finished[key]
 
@@ -167,14 +168,26 @@ class Plan:
 
     def is_compared(self, texts: str, first: str, second: str) -> bool:
         """Whether a pair was compared, and nothing that it was made from is newer."""
-        made_from = (*self.pair_cards(texts, first, second), self._manifest(texts))
+        sources = self.pair_sources(texts, first, second)
+        made_from = (*self._cards(*sources), self._manifest(texts))
         return _is_newer(self.divergence(texts, first, second), made_from)
 
     def is_partly_finished(self, source: str) -> bool:
-        """Whether some of what is made from a source's weights is there, and some is not."""
+        """Whether some of what is made from a source's weights is there, and some is not.
+
+        A merge that is finished counts too where the weights of a part of it come again.
+        """
         if source not in self._partly:
-            self._partly[source] = len(set(self._done(source))) > 1
+            done = set(self._done(source))
+            again = False in done or any(map(self.is_partly_finished, self.parts(source)))
+            self._partly[source] = True in done and again
         return self._partly[source]
+
+    def _cards(self, *sources: str) -> Iterator[str]:
+        """Cards of sources, and those that the card of a merge follows from."""
+        for source in sources:
+            yield self.card(source)
+            yield from self._cards(*self.parts(source))
 
     def _done(self, source: str) -> Iterator[bool]:
         """Of each score and comparison that needs a source's weights, whether it is there."""
