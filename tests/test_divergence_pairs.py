@@ -93,6 +93,22 @@ def test_final_weights_under_two_names_are_one_checkpoint(tmp_path: Path) -> Non
     assert pair[0] == "org--run@step5"
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_checkpoint_is_compared_under_its_own_name_not_that_of_its_layers(
+    tmp_path: Path, turned: bool
+) -> None:
+    models = [
+        {"id": "org/run", "revisions": ["step1", "step2"], "layers": "all", "name": None},
+        {"id": "org/run", "revision": "step2", "name": "plain"},
+        {"id": "org/run", "revision": "step1", "quantization": "nf4"},
+    ]
+    plan = compared(tmp_path, *(reversed(models) if turned else models))
+    assert plan.pairs("tiny") == [
+        ("org--run@step1", "org--run@step1+nf4"),
+        ("org--run@step1", "plain"),
+    ]
+
+
 def test_merges_are_no_checkpoints_of_each_other(tmp_path: Path) -> None:
     assert compared(tmp_path, "org/a", "org/b", MIX).pairs("tiny") == []
 
@@ -234,6 +250,42 @@ def test_parts_of_an_unfinished_merge_are_needed_again(tmp_path: Path) -> None:
     assert not any(plan.is_partly_finished(source) for source in plan.config.by_source)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"id": "org/a", "quantization": "nf4"},
+        {"id": "merge/other", "merge": {"of": ["org/a", "org/c"], "weights": [0.5, 0.5]}},
+    ],
+)
+def test_a_finished_merge_is_handed_over_where_a_part_of_it_is_fetched_again(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Else Snakemake would make its weights again, and the score after them."""
+    models = ["org/a", "org/b", "org/c", MIX]
+    plan = planned(tmp_path, *models)
+    done(plan, *(plan.score("tiny", model) for model in plan.config.by_slug))
+    plan = planned(tmp_path, *models, more)
+    done(plan)
+    partly = {
+        entry.source
+        for model, entry in plan.config.by_slug.items()
+        if plan.is_finished("tiny", model) and plan.is_partly_finished(entry.source)
+    }
+    merges = {"merge--mix-0.75-0.25", "merge--mix-1-0"}
+    of_other = {"org--c"} if "merge" in more else set()
+    assert partly == {"org--a", *merges, *of_other}, "the other part is not needed"
+
+
+def test_a_merge_is_as_old_as_what_is_known_of_its_parts(tmp_path: Path) -> None:
+    models = ["org/a", "org/b", "org/c", MIX]
+    plan = planned(tmp_path, *models)
+    done(plan, *(plan.score("tiny", model) for model in plan.config.by_slug))
+    place(plan.card("org--b"), 0)
+    plan = planned(tmp_path, *models)
+    finished = {model for model in plan.config.by_slug if plan.is_finished("tiny", model)}
+    assert finished == {"org--a", "org--c"}
+
+
 # Merges, checkpoints, layers
 
 
@@ -243,7 +295,8 @@ def test_a_merge_knows_its_parts_and_these_their_merges(tmp_path: Path) -> None:
     assert [plan.parts(merge) for merge in merges] == [["org--a", "org--b"]] * 2
     assert [plan.shares(merge) for merge in merges] == [[0.75, 0.25], [1.0, 0.0]]
     assert plan.merges_of == {"org--a": merges, "org--b": merges}
-    assert plan.parts("org--a") == plan.shares("org--a") == []
+    assert not plan.parts("org--a")
+    assert not plan.shares("org--a")
     assert arguments.merge(plan, merges[0]) == "--weights 0.75 0.25"
     assert arguments.merge(plan, merges[1]) == "--weights 1 0"
 
@@ -417,6 +470,12 @@ def test_analyses_without_material_are_left_out(tmp_path: Path) -> None:
     assert found("org/a", QUANTISED) == {*always, "tiny/true_kl"}
     fewer = {**TINY, "fewer": {"source": "selection", "of": "tiny", "n": 50}}
     assert {name for name in found("org/a", RUN, texts=fewer) if "fewer" in name} == {"fewer/scale"}
+
+
+def test_checkpoints_are_drawn_where_there_are_some_on_a_map(tmp_path: Path) -> None:
+    three = {"id": "org/q", "quantizations": ["none", "int8", "nf4"]}
+    for models, drawn in (([three], False), ([RUN], True), (["org/a", {**RUN, **OFF}], False)):
+        assert ("checkpoints" in products.figure_names(planned(tmp_path, *models))) is drawn
 
 
 def test_arguments_of_the_scale_are_the_same_to_the_letter(tmp_path: Path) -> None:

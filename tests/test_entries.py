@@ -470,6 +470,7 @@ def test_pairs_off_the_map_and_of_expanded_models_are_accepted(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["scale", "trajectories", "merges", "quantization", "true_kl"])
 def test_an_analysis_is_on_when_it_is_named(name: str) -> None:
-    for value in (None, True, {}):
+    values: tuple[Any, ...] = (None, True, {})
+    for value in values:
         assert read("org/a", analyses={name: value}).analyses.on == [name]
     assert read("org/a", analyses={name: False}).analyses.on == []

@@ -19,6 +19,7 @@ from klmap.config_texts import SelectionTexts
 from klmap.errors import InputError
 from klmap.gathered import gathered
 from klmap.models_table import Model
+from klmap.store_selection import read_selection
 from tests.mapfiles import Folder, Made
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -141,7 +142,7 @@ def test_hidden_states_are_rows_behind_their_model(folder: Related) -> None:
     names = ["org--a", "org--b", *rows, "org--d"]
     assert found.matrix.model == [row.model for row in found.models] == names
     expected = [made.loglik, values[0], values[2], values[1]]
-    np.testing.assert_array_equal(found.matrix.loglik[2:6], np.stack(expected))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.matrix.loglik[2:6], np.stack(expected))
     models = {row.model: row for row in found.models}
     assert [models[row].layer for row in rows] == [None, 0, 11, 2]
     assert [models[row].variant for row in rows] == [
@@ -254,7 +255,7 @@ def test_hidden_states_of_a_reference_stand_on_its_selections(tmp_path: Path) ->
     made = selection.Made(fewer.texts, fewer.manifest, fewer.root / "selection.h5")
     selection.build(recipe, "fewer", of, made)
     described = files.read_json(made.manifest)
-    drawn = selection.read_selection(made.selection).index
+    drawn = read_selection(made.selection).index
     fewer.sha256, fewer.lengths = described["sha256"], pile.lengths[drawn]
     own = pile.values()[drawn]
     fewer.add("org--own", own, attributes={"selection": described["selection"]["fingerprint"]})
@@ -437,11 +438,11 @@ def test_layers_and_sketch_come_back(tmp_path: Path) -> None:
     found = store_score.read_score(path)
     for name in ("loglik", "layers", "layer_loglik", "weights_sketch"):
         np.testing.assert_array_equal(getattr(found, name), getattr(made, name))
-    assert (found.layers.dtype, found.layer_loglik.dtype) == (np.int32, np.float64)
+    assert [str(each.dtype) for each in (found.layers, found.layer_loglik)] == ["int32", "float64"]
     assert store_score.read_layers(path) == [0, 6]
     sketch = store_score.read_sketch(path)
     assert sketch is not None
-    np.testing.assert_array_equal(sketch, made.weights_sketch)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(sketch, made.weights_sketch)
     for row, number in enumerate((0, 6)):
         one = store_score.read_score(path, only=(), layer=number)
         np.testing.assert_array_equal(one.loglik, made.layer_loglik[row])
@@ -472,7 +473,7 @@ def test_hidden_states_of_another_shape_are_refused(tmp_path: Path, values: Floa
     store_score.write_score(path, layered(layer_loglik=values))
     for way in ({}, {"layer": 0}, {"only": (), "layer": 6}):
         with pytest.raises(InputError, match=r"layers/loglik has the shape .* for 2 layers and 7"):
-            store_score.read_score(path, **way)  # type: ignore[arg-type]
+            store_score.read_score(path, **way)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, -np.inf])

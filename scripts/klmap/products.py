@@ -233,7 +233,9 @@ def figure_names(plan: Plan) -> list[str]:
     names = ["map", "loglik", "paper", "layout"]
     if has_all_pairs(plan):
         names += ["dendrogram", "heatmap"]
-        revisions = Counter(entry.repository for entry in plan.config.models)
+        # Variants of one revision are no checkpoints, and those off the map are not drawn.
+        mapped = {(entry.repository, entry.source) for entry in plan.config.models if entry.on_map}
+        revisions = Counter(repository for repository, _ in mapped)
         if max(revisions.values(), default=0) > 2:
             names.append("checkpoints")
     if has_ellipses(plan):
