@@ -75,10 +75,9 @@ rule merge_card:
     params:
         id=lambda wildcards: PLAN.source(wildcards.source).id,
         weights=on_source(arguments.merge),
-        on_failure=CONFIG.on_model_failure,
     shell:
         f"{SCRIPTS}/merge_card.py --id {{params.id}} --cards {{input}} {{params.weights}} "
-        "--on-failure {params.on_failure} --card {output} > {log} 2>&1"
+        f"--on-failure {CONFIG.on_model_failure} --card {{output}} > {{log}} 2>&1"
 
 
 rule merge:
