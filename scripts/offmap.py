@@ -37,6 +37,7 @@ def main() -> None:
         skip_failures=args.on_failure == "skip",
         threshold=threshold,
         selection=args.selection,
+        may_be_empty=True,
     )
     models_table.write_models(args.models, collection.models)
     models_table.write_failures(args.failures, collection.failures)

@@ -59,6 +59,7 @@ def collect(
     threshold: float | None = None,
     allowed: Sequence[str] = (),
     selection: Path | None = None,
+    may_be_empty: bool = False,
 ) -> Collection:
     """Join the score files that the index names into one matrix, without holding it in memory.
 
@@ -76,6 +77,7 @@ def collect(
         selection: selection.h5, where the texts are some of those of a reference. Scores of all its
             texts are restricted to them, and the matrix has their weights. The clip threshold is
             then that of the reference, unless one is given.
+        may_be_empty: write a matrix without models where every one failed and is to be skipped.
 
     Returns:
         The models of the matrix, in the order of its rows, and those that failed.
@@ -103,7 +105,7 @@ def collect(
             if threshold is None:
                 lowest.add(rows)
             file.write_loglik(begin, rows)
-        join.check(manifest, skip_failures)
+        join.check(manifest, skip_failures, may_be_empty)
         differences = conventions.differences(join.scored, wanted.mean_bytes)
         accepted = join.accepted()
         conventions.refuse([d for d in differences if d.model not in accepted], allowed)
@@ -196,7 +198,7 @@ class _Join:
         pairs = zip(self.models, self.complete, strict=True)
         return {model.model for model, complete in pairs if complete}
 
-    def check(self, manifest: Path, skip_failures: bool) -> None:
+    def check(self, manifest: Path, skip_failures: bool, may_be_empty: bool) -> None:
         """Refuse what does not belong together, naming every file of other texts."""
         if self.other:
             names = "\n".join(f"  {path}" for path in self.other)
@@ -212,7 +214,7 @@ class _Join:
             raise InputError(
                 f"{path}: {count} log-likelihoods for {number} texts; remove it and run again"
             )
-        _check_failures(self.failed, bool(self.models), skip_failures)
+        _check_failures(self.failed, bool(self.models) or may_be_empty, skip_failures)
 
 
 def _with_layers(entries: Sequence[Entry]) -> list[Entry]:
@@ -312,7 +314,9 @@ def _relation(entry: Entry, card: Mapping[str, Any]) -> str:
         return ""
     stated = str(card.get("relation") or "")
     if entry.parents:
-        return entry.relation or stated or "finetune"
+        # Named by hand, one is not the merge that a wrong card may speak of.
+        kept = stated if stated in ("adapter", "quantized") else "finetune"
+        return entry.relation or kept
     return stated
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from klmap.config_analyses import Analyses
-from klmap.config_models import Dtype, ModelEntry, Overlength, Prefix, source_of
+from klmap.config_models import Dtype, Merge, ModelEntry, Overlength, Prefix, source_of
 from klmap.config_published import Published
 from klmap.config_texts import SelectionTexts, Strict, TextSet
 from klmap.files import canonical
@@ -173,6 +173,16 @@ class Config(Strict):
         """
         return self.by_slug.get(name) or self.by_source.get(source_of(name))
 
+    def _parts(self, merge: Merge) -> list[str]:
+        """What a merge is made of, spelled in one way however the configuration names it."""
+        found = [(name, self.part(name)) for name in merge.of]
+        return [
+            name
+            if part is None
+            else "@".join(filter(None, [part.repository, part.effective_revision]))
+            for name, part in found
+        ]
+
     @cached_property
     def selections(self) -> dict[str, SelectionTexts]:
         """The text sets that are selections of others."""
@@ -251,7 +261,7 @@ class Config(Strict):
         if entry.layers is not None:
             spec["layers"] = entry.layers
         if entry.merge is not None:
-            spec["merge"] = entry.merge.model_dump(mode="json")
+            spec["merge"] = {"of": self._parts(entry.merge), "weights": entry.merge.weights[0]}
         return spec
 
 

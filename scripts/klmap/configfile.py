@@ -246,6 +246,12 @@ def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | N
         return (), f"not a name for a text set; {FILE_NAMES}"
     selection = config.selections.get(name)
     if selection is None:
+        published = any(each.texts == name for each in config.published.values())
+        if config.scored_on[name] and not config.mapped_on[name] and not published:
+            return (), (
+                "every model that is scored on it has on_map: false, so there is no map; let at "
+                "least one stand on it"
+            )
         return None
     if selection.of == name:
         return ("of",), "a text set cannot be a selection of itself; name its reference"
@@ -255,7 +261,7 @@ def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | N
             f"reference, {config.selections[selection.of].of!r}"
         )
     released = any(each.texts == selection.of for each in config.published.values())
-    if selection.of in config.texts and not config.scored_on[selection.of] and not released:
+    if selection.of in config.texts and not config.mapped_on[selection.of] and not released:
         return ("of",), (
             f"no model is scored on all of {selection.of!r}, so there is nothing to choose by; a "
             "model without texts: is"

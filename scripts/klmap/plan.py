@@ -22,7 +22,7 @@ from klmap.config_texts import SelectionTexts
 from klmap.errors import ConfigError, InputError
 from klmap.files import read_json
 
-_MOST_LAYERS = 100
+_MOST_LAYERS = 40
 """Blocks that a model is taken to have where all hidden states are asked for (own)."""
 
 _FETCH, _SCORE, _RESOLVE, _STAGES = range(4)

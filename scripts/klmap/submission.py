@@ -48,11 +48,18 @@ class Submission:
             texts: name of the text set.
             model: name of the model on the map.
         """
+        found = self._plain(texts, model)
+        # A head for each hidden state: 4.5 times the operations for Pythia-410m.
+        has_layers = self._config.by_slug[model].layers is not None
+        return replace(found, minutes=5 * found.minutes) if has_layers else found
+
+    def _plain(self, texts: str, model: str) -> Request:
+        """What a model asks for without its hidden states."""
         entry = self._config.by_slug[model]
         sizes = self._plan.sizes(texts)
         spec = json.loads(self._plan.spec(texts, model))
         measured, speeds = self._speeds()
-        found = allocation.request(
+        return allocation.request(
             self._card(entry.source),
             spec["dtype"],
             spec["quantization"] or "",
@@ -63,8 +70,6 @@ class Submission:
             skip=self._config.on_model_failure == "skip",
             shared=self.sharing(),
         )
-        # A head for each hidden state: 4.5 times the operations for Pythia-410m.
-        return found if entry.layers is None else replace(found, minutes=5 * found.minutes)
 
     def pair(self, texts: str, first: str, second: str) -> Request:
         """What the first attempt at comparing two models asks for: both are loaded in one job.
@@ -74,7 +79,7 @@ class Submission:
             first: name of one model on the map.
             second: name of the other one.
         """
-        one, other = (self.request(texts, model) for model in (first, second))
+        one, other = (self._plain(texts, model) for model in (first, second))
         gpus = one.gpus + other.gpus
         most = self._config.hardware.max_gpus
         refusal = one.refusal or other.refusal
