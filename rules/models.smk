@@ -84,7 +84,11 @@ rule merge:
     """The weights of a merge, in a folder that is gone when its last score is there."""
     input:
         card=f"{RESULTS}/models/{{source}}/card.json",
-        parents=lambda wildcards: map(PLAN.weights, PLAN.parts(wildcards.source)),
+        # Weights of its parts that a failed run has left do not make a finished merge again.
+        parents=lambda wildcards: map(
+            ancient if all(PLAN.are_finished(wildcards.source)) else str,
+            map(PLAN.weights, PLAN.parts(wildcards.source)),
+        ),
     output:
         temp(directory(f"{RESULTS}/models/{{source}}/weights")),
     log:
@@ -101,7 +105,7 @@ rule merge:
     params:
         weights=on_source(arguments.merge),
     shell:
-        f"{SCRIPTS}/merge.py --card {{input.card}} --parents {{input.parents}} {{params.weights}} "
+        f"exec {SCRIPTS}/merge.py --card {{input.card}} --parents {{input.parents}} {{params.weights}} "
         f"{MERGE_OPTIONS} --place {{resources.place}} --out {{output}} > {{log}} 2>&1"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from klmap import cards, disk, fetch, log, scorer_merge
 from klmap.errors import PermanentFailure
+from klmap.interruption import Interruption
 
 
 def main() -> None:
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--on-failure", choices=("stop", "skip"), default="stop")
     parser.add_argument("--out", type=Path, required=True, help="weights folder to make")
     args = parser.parse_args()
+    # Half a merge is removed before the process ends.
+    Interruption().on_signals()
     card = cards.read_card(args.card)
     budget = None
     if args.budget_gb:

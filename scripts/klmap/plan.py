@@ -178,7 +178,7 @@ class Plan:
         A merge that is finished counts too where the weights of a part of it come again.
         """
         if source not in self._partly:
-            done = set(self._done(source))
+            done = set(self.are_finished(source))
             again = False in done or any(map(self.is_partly_finished, self.parts(source)))
             self._partly[source] = True in done and again
         return self._partly[source]
@@ -189,7 +189,7 @@ class Plan:
             yield self.card(source)
             yield from self._cards(*self.parts(source))
 
-    def _done(self, source: str) -> Iterator[bool]:
+    def are_finished(self, source: str) -> Iterator[bool]:
         """Of each score and comparison that needs a source's weights, whether it is there."""
         models = set(self.models_of[source])
         for texts, scored in self.config.scored_on.items():
@@ -199,7 +199,7 @@ class Plan:
                 if first in models or second in models:
                     yield self.is_compared(texts, first, second)
         for merge in self.merges_of.get(source, ()):
-            yield from self._done(merge)
+            yield from self.are_finished(merge)
 
     def entry(self, texts: str, model: str, digits: str) -> ModelEntry:
         """The configured model behind a score, which must be what its file name says.
@@ -272,6 +272,10 @@ class Plan:
         own = self._rows(self.config.mapped_on[texts].values())
         own += sum(each.count for each in released)
         return own + self.models_of_reference(texts)
+
+    def models_off(self, texts: str) -> int:
+        """The most models that are scored on a text set and kept off its map."""
+        return self._rows(self.config.unmapped_on[texts].values())
 
     @staticmethod
     def _rows(entries: Iterable[ModelEntry]) -> int:
