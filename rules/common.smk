@@ -32,7 +32,7 @@ search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
 from klmap import arguments, configfile, plan_tables
-from klmap import products, references, updates, zoo_runs
+from klmap import products, references, turns, updates, zoo_runs
 from klmap.allocation import Request
 from klmap.config_models import (
     FINGERPRINT_PATTERN,
@@ -56,14 +56,14 @@ except ConfigError as error:
 
 RESULTS = PLAN.results
 ZOO = PLAN.zoo
-FIRST = PLAN.first
+FIRST = turns.first(PLAN)
 # Merges are made here; all other models are looked up and fetched.
 MERGE_PATTERN = f"merge--{NAME_PATTERN}"
 FETCHED_PATTERN = f"(?!merge--){SOURCE_PATTERN}"
 ON_HEAD = CONFIG.hardware.download_on == "head"
 RELEASES_FROM_AFAR = any(each.is_from_afar for each in CONFIG.published.values())
 TEXTS_FROM_AFAR = any(texts.source in ("hub", "url") for texts in CONFIG.texts.values())
-MODELS = products.most_models(PLAN)
+MODELS = products.most_scored(PLAN)
 ALL_PAIRS = products.has_all_pairs(PLAN)
 HAS_ELLIPSES = products.has_ellipses(PLAN)
 HAS_DOMAINS = products.has_domains(PLAN)

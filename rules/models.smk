@@ -14,7 +14,7 @@ rule resolve:
         "logs/resolve/{source}.log",
     wildcard_constraints:
         source=FETCHED_PATTERN,
-    priority: on_source(Plan.resolve_turn)
+    priority: on_source(turns.resolve)
     localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
@@ -39,7 +39,7 @@ rule fetch:
         "logs/fetch/{source}.log",
     wildcard_constraints:
         source=FETCHED_PATTERN,
-    priority: on_source(Plan.fetch_turn)
+    priority: on_source(turns.fetch)
     localrule: ON_HEAD
     conda:
         "../envs/analysis.yaml"
@@ -66,7 +66,7 @@ rule merge_card:
         "logs/merge_card/{source}.log",
     wildcard_constraints:
         source=MERGE_PATTERN,
-    priority: on_source(Plan.resolve_turn)
+    priority: on_source(turns.resolve)
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -95,7 +95,7 @@ rule merge:
         "logs/merge/{source}.log",
     wildcard_constraints:
         source=MERGE_PATTERN,
-    priority: on_source(Plan.fetch_turn)
+    priority: on_source(turns.fetch)
     conda:
         "../envs/score.yaml"
     resources:

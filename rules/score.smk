@@ -26,7 +26,7 @@ rule score:
         "logs/score/{texts}/{model}.{fp}.log",
     benchmark:
         "logs/benchmark/score/{texts}/{model}.{fp}.tsv"
-    priority: lambda wildcards: PLAN.score_turn(wildcards.model)
+    priority: lambda wildcards: turns.score(PLAN, wildcards.model)
     group:
         SCORE_GROUP
     conda:

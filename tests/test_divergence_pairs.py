@@ -113,10 +113,14 @@ def test_merges_are_no_checkpoints_of_each_other(tmp_path: Path) -> None:
     assert compared(tmp_path, "org/a", "org/b", MIX).pairs("tiny") == []
 
 
-def test_each_pair_is_compared_once_and_as_configured(tmp_path: Path) -> None:
+def test_each_pair_is_compared_once_however_it_is_written(tmp_path: Path) -> None:
     pairs = [["org--q+int8", "org--q"], ["org--q", "org--q+int8"], ["org--q", "org--q"]]
-    plan = compared(tmp_path, QUANTISED, how={"pairs": pairs})
-    assert plan.pairs("tiny") == [("org--q+int8", "org--q"), ("org--q", "org--q+nf4")]
+    pairs += [["org--z", "org--q"], ["org--q", "org--z"]]
+    plan = compared(tmp_path, QUANTISED, "org/z", how={"pairs": pairs})
+    own = [("org--q", "org--q+int8"), ("org--q", "org--q+nf4")]
+    assert plan.pairs("tiny") == [*own, ("org--q", "org--z")]
+    plan = compared(tmp_path, QUANTISED, "org/z", how={"pairs": pairs, "own": False})
+    assert plan.pairs("tiny") == [own[0], ("org--q", "org--z")]
 
 
 def test_a_pair_is_compared_where_both_are_scored_but_on_no_selection(tmp_path: Path) -> None:
@@ -146,9 +150,10 @@ def test_a_pair_is_named_by_all_that_decides_its_numbers(tmp_path: Path) -> None
         "dtype": compared(tmp_path, QUANTISED, scoring={"dtype": "float32"}),
         "texts": compared(tmp_path, QUANTISED, texts={"tiny": {"source": "environment", "n": 50}}),
         "number": compared(tmp_path, QUANTISED, how={"texts": 100}),
-        "turned": compared(tmp_path, QUANTISED, how={"pairs": [["org--q+int8", "org--q"]]}),
     }
     files = {key: plan.divergence("tiny", *plan.pairs("tiny")[0]) for key, plan in plans.items()}
+    turned = compared(tmp_path, QUANTISED, how={"pairs": [["org--q+int8", "org--q"]]})
+    assert turned.divergence("tiny", *turned.pairs("tiny")[0]) == files["usual"]
     assert len(set(files.values())) == len(plans)
     for key, plan in plans.items():
         pair = plan.pairs("tiny")[0]
@@ -353,23 +358,23 @@ def test_a_pair_asks_for_room_for_both_models(tmp_path: Path) -> None:
     submission = Submission(plan, dict)
     one, other = (submission.request("tiny", model) for model in plan.pairs("tiny")[0])
     both = submission.pair("tiny", *plan.pairs("tiny")[0])
-    assert (both.gpus, both.memory) == (one.gpus + other.gpus, one.memory + other.memory)
+    assert (both.gpus, both.memory) == (1, one.memory + other.memory), "small ones share a GPU"
     assert both.minutes >= max(one.minutes, other.minutes)
     assert not both.refusal
 
 
-@pytest.mark.parametrize(("most", "refused"), [(0, False), (1, True), (2, False)])
+@pytest.mark.parametrize(("most", "refused"), [(0, False), (2, True), (3, False)])
 def test_a_pair_too_large_for_the_gpus_is_refused_with_the_fix(
     tmp_path: Path, most: int, refused: bool
 ) -> None:
     plan = compared(tmp_path, QUANTISED, hardware={"max_gpus": most})
-    looked_up(plan)
+    looked_up(plan, 55_000_000_000)  # 110 GB and 61 GB, on GPUs of 80 GB
     found = Submission(plan, dict).pair("tiny", "org--q", "org--q+int8")
     assert bool(found.refusal) is refused
     if refused:
         assert found.gpus == 0
-        assert "org--q and org--q+int8 together need 2 GPUs" in found.refusal
-        assert "hardware.max_gpus is 1" in found.refusal
+        assert "org--q and org--q+int8 together need 3 GPUs" in found.refusal
+        assert "hardware.max_gpus is 2" in found.refusal
         assert "analyses.true_kl" in found.refusal
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from klmap import arguments, plan_tables, products, updates
+from klmap import arguments, plan_tables, products, turns, updates
 from klmap.cards import Card
 from klmap.config import Config, fingerprint
 from klmap.errors import ConfigError
@@ -95,14 +95,14 @@ def test_looking_up_goes_before_scoring_before_fetching_each_as_configured(tmp_p
     plan = planned(tmp_path)
     sources = list(plan.places)
     models = ["org--first", *list(plan.config.by_slug)[2:]]
-    turns = [
-        plan.first,
-        *map(plan.resolve_turn, sources),
-        *map(plan.score_turn, models),
-        *map(plan.fetch_turn, sources),
+    ranks = [
+        turns.first(plan),
+        *(turns.resolve(plan, source) for source in sources),
+        *(turns.score(plan, model) for model in models),
+        *(turns.fetch(plan, source) for source in sources),
     ]
-    assert turns == sorted(set(turns), reverse=True)
-    assert plan.score_turn("org--first") == plan.score_turn("org--first+int8")
+    assert ranks == sorted(set(ranks), reverse=True)
+    assert turns.score(plan, "org--first") == turns.score(plan, "org--first+int8")
 
 
 def test_tables_have_one_line_for_each_model_source_and_score(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ call this while they are parsed, so nothing heavy is imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from klmap.cards import Card
@@ -28,6 +28,15 @@ ones in 32 bits, queries, keys, values, and the wide layer of a gated network, i
 
 GPU_BASE = 1e9
 """Bytes of a GPU that CUDA, its libraries and one block of logits take (own)."""
+
+WIDTH_PER_LAYER = 128
+"""How many times as wide as deep transformers are, about (own)."""
+
+UNKNOWN_VOCABULARY = 50_000
+"""Entries of a vocabulary whose size no card says."""
+
+LAYERS_MARGIN = 1.5
+"""Over the time that heads of hidden states are expected to take (own)."""
 
 HOST_BASE = 8000
 """MB of host memory of a job on a GPU: Python, torch, CUDA's own share, the texts (own)."""
@@ -188,8 +197,11 @@ def activations(card: Card, batch_tokens: int | None) -> float:
         card: the model.
         batch_tokens: tokens per batch; None where the scorer chooses.
     """
-    hidden = math.cbrt(card.working_parameters * 128 / 12)
-    return ACTIVATION_BYTES * hidden * (batch_tokens or BATCH_TOKENS)
+    return ACTIVATION_BYTES * _hidden(card) * (batch_tokens or BATCH_TOKENS)
+
+
+def _hidden(card: Card) -> float:
+    return math.cbrt(card.working_parameters * WIDTH_PER_LAYER / 12)
 
 
 def gpus_needed(card: Card, dtype: str, quantization: str, hardware: Hardware) -> int:
@@ -198,9 +210,39 @@ def gpus_needed(card: Card, dtype: str, quantization: str, hardware: Hardware) -
     A batch that does not fit is halved by the scorer, so one that would need another GPU only for
     itself is granted no more than a quarter of each.
     """
-    memory = hardware.gpu_memory_gb * 1e9
     weights = weights_in_memory(card, dtype, quantization)
-    batch = min(activations(card, hardware.batch_tokens), memory / 4)
+    return _gpus(weights, activations(card, hardware.batch_tokens), hardware)
+
+
+def gpus_of_pair(pair: Sequence[tuple[Card, str, str]], hardware: Hardware) -> int:
+    """How many of the configured GPUs hold two models, and one batch in one of them.
+
+    Args:
+        pair: card, dtype and quantisation of each.
+        hardware: what the machines offer.
+    """
+    weights = sum(weights_in_memory(*each) for each in pair)
+    batch = max(activations(card, hardware.batch_tokens) for card, _, _ in pair)
+    return _gpus(weights, batch, hardware)
+
+
+def layers_factor(card: Card, layers: Sequence[int] | str) -> float:
+    """How many times as long a score takes with hidden states: a head for each of them (own).
+
+    Args:
+        card: the model.
+        layers: the hidden states, or ``all``; a model is taken to be as deep as ``activations``
+            says.
+    """
+    hidden = _hidden(card)
+    number = len(layers) if not isinstance(layers, str) else hidden / WIDTH_PER_LAYER
+    heads = number * hidden * (card.vocabulary or UNKNOWN_VOCABULARY)
+    return 1 + LAYERS_MARGIN * heads / max(card.working_parameters, 1)
+
+
+def _gpus(weights: float, activated: float, hardware: Hardware) -> int:
+    memory = hardware.gpu_memory_gb * 1e9
+    batch = min(activated, memory / 4)
     room = min(WEIGHT_SHARE * memory, max(memory - GPU_BASE - batch, memory / 2))
     return max(1, math.ceil(weights / room))
 

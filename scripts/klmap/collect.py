@@ -315,8 +315,8 @@ def _relation(entry: Entry, card: Mapping[str, Any]) -> str:
     stated = str(card.get("relation") or "")
     if entry.parents:
         # Named by hand, one is not the merge that a wrong card may speak of.
-        kept = stated if stated in ("adapter", "quantized") else "finetune"
-        return entry.relation or kept
+        stored = "quantized" if card.get("quantization") else "finetune"
+        return entry.relation or (stated if stated in ("adapter", "quantized") else stored)
     return stated
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from klmap.config import Config
-from klmap.config_models import COMMIT_PATTERN, FILE_NAMES, SOURCE_PATTERN, ModelEntry
+from klmap.config_models import COMMIT_PATTERN, FILE_NAMES, MERGES, SOURCE_PATTERN, ModelEntry
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ def _entry_problem(
         return (
             f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "
             f"{FILE_NAMES}: rename the folder or make a link to it"
+        )
+    if not entry.is_merge and entry.source.startswith(MERGES.replace("/", "--")):
+        return (
+            f"{entry.id!r} would be filed as {entry.source!r}, and names with merge-- are those of "
+            "merges that are made here; rename the folder or make a link to it"
         )
     if entry.remote_code and (problem := _code_problem(entry)) is not None:
         return problem

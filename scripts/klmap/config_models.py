@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -39,10 +39,17 @@ Overlength = Literal["window", "truncate", "fail"]
 
 
 _STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
-_NUMBER = re.compile(r"(\d+)")
+_COUNTED = re.compile(
+    r"(?<![a-z])(?:checkpoint|ch?kpt|iter(?:ation)?|epoch)[_-]?(\d+)(?![.\da-z])",
+    re.IGNORECASE,
+)
 
 MERGES = "merge/"
 """Beginning of the ids of merges, which are made here."""
+
+
+MOST_STEPS = 10_000
+"""Most models that one line with `steps` stands for: more is a slip."""
 
 
 class Steps(Strict):
@@ -61,6 +68,12 @@ class Steps(Strict):
     def _any(self) -> Steps:
         if self.first > self.last:
             raise ValueError(f"no step is between first: {self.first} and last: {self.last}")
+        number = (self.last - self.first) // self.every + 1
+        if number > MOST_STEPS:
+            raise ValueError(
+                f"these are {number:,} models in a line, and {MOST_STEPS:,} are allowed; look at "
+                "every:"
+            )
         if not re.fullmatch(r"[^{}]*\{\}[^{}]*", self.name):
             raise ValueError(
                 f"name: {self.name!r} has no place for the step; write {{}} there, once, as in "
@@ -341,11 +354,29 @@ def revision_step(revision: str) -> float:
     """The training step that a revision names: ``step1000``, ``1000``, ``stage1-step5-tokens9B``.
 
     Returns:
-        The number after ``step``, else the first number, else infinity: a branch name without a
-        number, or no revision at all, is the end of the training.
+        The number after ``step``, else the one after a word such as ``checkpoint``, ``ckpt`` or
+        ``iter``, else a revision that is a number and nothing more. Infinity for all others: full
+        commits, tags such as ``v1.0``, branches such as ``gptq-4bit``, and no revision at all.
     """
-    found = _STEP.search(revision) or _NUMBER.search(revision)
+    if re.fullmatch(COMMIT_PATTERN, revision):
+        return math.inf
+    if revision.isdecimal():
+        return float(revision)
+    found = _STEP.search(revision) or _COUNTED.search(revision)
     return float(found[1]) if found else math.inf
+
+
+def final_revision(revisions: Collection[str]) -> str | None:
+    """Which of the revisions of a model that name no step has the final weights; klmap's own.
+
+    The default one (empty), else ``main``, else the only full commit. None where it cannot be
+    told: other branches and tags can be anything, a stored quantisation or another release.
+    """
+    for revision in ("", "main"):
+        if revision in revisions:
+            return revision
+    commits = {revision for revision in revisions if re.fullmatch(COMMIT_PATTERN, revision)}
+    return commits.pop() if len(commits) == 1 else None
 
 
 def _words(text: str) -> list[str]:

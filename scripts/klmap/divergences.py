@@ -18,24 +18,27 @@ BETWEEN = "~"
 
 
 def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
-    """Names on the map of the pairs that are to be compared on a text set, as configured first.
+    """Names on the map of the pairs that are to be compared on a text set.
 
     Args:
         config: the configuration.
         texts: name of the text set.
 
     Returns:
-        Each pair once, whatever its order; none for a selection of texts.
+        Each pair once: originals before their quantised models, earlier checkpoints before later
+        ones, others in the order of names, so that a pair written the other way round is the same.
+        None for a selection of texts.
     """
     asked = config.analyses.true_kl
     if asked is None or texts in config.selections:
         return []
     scored = config.scored_on[texts]
-    wanted = [*asked.pairs, *(_own(scored) if asked.own else ())]
-    found: dict[frozenset[str], tuple[str, str]] = {}
-    for first, second in wanted:
-        if first != second and first in scored and second in scored:
-            found.setdefault(frozenset((first, second)), (first, second))
+    own = {frozenset(pair): pair for pair in _own(scored)}
+    found = dict(own) if asked.own else {}
+    for pair in asked.pairs:
+        if pair[0] != pair[1] and set(pair) <= set(scored):
+            key = frozenset(pair)
+            found[key] = own.get(key) or (min(pair), max(pair))
     return list(found.values())
 
 

@@ -1,8 +1,8 @@
-"""What a configuration asks for: the scores, where they lie, what is there, and whose turn it is.
+"""What a configuration asks for: the scores, where they lie, and what is there.
 
 Every process of the workflow makes a `Plan` when it starts, and asks it several times for each of
 thousands of jobs. So nothing heavy is imported, and whatever the configuration decides is worked
-out once. What follows from a plan is in ``plan_tables`` (which list it), ``products`` (maps and
+out once. What follows from a plan is in ``plan_tables`` (which list it), ``turns``, ``products`` (maps and
 analyses), ``arguments`` (command lines) and ``submission`` (what jobs ask for).
 """
 
@@ -24,8 +24,6 @@ from klmap.files import read_json
 
 _MOST_LAYERS = 40
 """Blocks that a model is taken to have where all hidden states are asked for (own)."""
-
-_FETCH, _SCORE, _RESOLVE, _STAGES = range(4)
 
 
 class Plan:
@@ -70,6 +68,7 @@ class Plan:
         self._finished: dict[tuple[str, str], bool] = {}
         self._partly: dict[str, bool] = {}
         self._pairs: dict[str, list[tuple[str, str]]] = {}
+        self._by_source: dict[str, dict[str, list[tuple[str, str]]]] = {}
         self._revisions: Counter[str] = Counter()
         self.merges_of: dict[str, list[str]] = {}
         for entry in config.by_source.values():
@@ -119,6 +118,16 @@ class Plan:
         if texts not in self._pairs:
             self._pairs[texts] = divergences.pairs(self.config, texts)
         return self._pairs[texts]
+
+    def _pairs_of(self, texts: str) -> dict[str, list[tuple[str, str]]]:
+        """The pairs of a text set that need the weights of each source."""
+        if texts not in self._by_source:
+            found: dict[str, list[tuple[str, str]]] = {}
+            for pair in self.pairs(texts):
+                for source in set(self.pair_sources(texts, *pair)):
+                    found.setdefault(source, []).append(pair)
+            self._by_source[texts] = found
+        return self._by_source[texts]
 
     def pair_spec(self, texts: str, first: str, second: str) -> str:
         """What decides the numbers of a pair, as JSON."""
@@ -191,13 +200,12 @@ class Plan:
 
     def are_finished(self, source: str) -> Iterator[bool]:
         """Of each score and comparison that needs a source's weights, whether it is there."""
-        models = set(self.models_of[source])
         for texts, scored in self.config.scored_on.items():
-            for model in models.intersection(scored):
-                yield self.is_finished(texts, model)
-            for first, second in self.pairs(texts):
-                if first in models or second in models:
-                    yield self.is_compared(texts, first, second)
+            for model in self.models_of[source]:
+                if model in scored:
+                    yield self.is_finished(texts, model)
+            for pair in self._pairs_of(texts).get(source, ()):
+                yield self.is_compared(texts, *pair)
         for merge in self.merges_of.get(source, ()):
             yield from self.are_finished(merge)
 
@@ -389,30 +397,6 @@ class Plan:
     def runs_code(self, source: str) -> bool:
         """Whether the code of a repository is fetched: one of its models opted in."""
         return any(self.config.by_slug[model].remote_code for model in self.models_of[source])
-
-    # Turns: later stages go first, and within one the order of the configuration counts.
-    # Scoring goes before fetching, because it makes room; looking up goes before both, because it
-    # is cheap and says early what cannot be scored.
-
-    @property
-    def first(self) -> int:
-        """Priority of what others wait for: the texts, and the demo's training runs."""
-        return (_STAGES + 1) * len(self.places)
-
-    def resolve_turn(self, source: str) -> int:
-        """Priority of looking up a model."""
-        return self._turn(source, _RESOLVE)
-
-    def score_turn(self, model: str) -> int:
-        """Priority of a score."""
-        return self._turn(self.config.by_slug[model].source, _SCORE)
-
-    def fetch_turn(self, source: str) -> int:
-        """Priority of a download."""
-        return self._turn(source, _FETCH)
-
-    def _turn(self, source: str, stage: int) -> int:
-        return (stage + 1) * len(self.places) - self.places[source]
 
 
 def _is_newer(made: str, made_from: Sequence[str]) -> bool:

@@ -213,6 +213,11 @@ def most_models(plan: Plan) -> int:
     return max(map(plan.models_on, plan.config.texts))
 
 
+def most_scored(plan: Plan) -> int:
+    """The most models that one job works on: those of a map, and those that are kept off it."""
+    return max(plan.models_on(texts) + plan.models_off(texts) for texts in plan.config.texts)
+
+
 def has_all_pairs(plan: Plan) -> bool:
     """Whether the distances of all pairs are computed."""
     return most_models(plan) <= plan.config.map.dense_limit

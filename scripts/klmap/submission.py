@@ -8,6 +8,7 @@ ended. Snakemake asks again before it submits a job.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -49,9 +50,12 @@ class Submission:
             model: name of the model on the map.
         """
         found = self._plain(texts, model)
-        # A head for each hidden state: 4.5 times the operations for Pythia-410m.
-        has_layers = self._config.by_slug[model].layers is not None
-        return replace(found, minutes=5 * found.minutes) if has_layers else found
+        entry = self._config.by_slug[model]
+        card = self._card(entry.source)
+        if entry.layers is None or card is None:
+            return found
+        factor = allocation.layers_factor(card, entry.layers)
+        return replace(found, minutes=math.ceil(factor * found.minutes))
 
     def _plain(self, texts: str, model: str) -> Request:
         """What a model asks for without its hidden states."""
@@ -80,8 +84,16 @@ class Submission:
             second: name of the other one.
         """
         one, other = (self._plain(texts, model) for model in (first, second))
-        gpus = one.gpus + other.gpus
-        most = self._config.hardware.max_gpus
+        gpus, most = max(one.gpus, other.gpus), self._config.hardware.max_gpus
+        cards = [self._card(source) for source in self._plan.pair_sources(texts, first, second)]
+        specs = [json.loads(self._plan.spec(texts, model)) for model in (first, second)]
+        pair = [
+            (card, spec["dtype"], spec["quantization"] or "")
+            for card, spec in zip(cards, specs, strict=True)
+            if card is not None and not card.error
+        ]
+        if gpus and len(pair) > 1:
+            gpus = allocation.gpus_of_pair(pair, self._config.hardware)
         refusal = one.refusal or other.refusal
         if not refusal and gpus > most > 0:
             refusal = (
