@@ -221,6 +221,30 @@ def test_tied_weights_that_one_parent_stores_twice_are_merged_once_or_as_they_ar
     )
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_tied_twin_is_looked_for_part_by_part(tmp_path, monkeypatch, pickled):
+    once = {name: t for name, t in tensors(1, rows=50).items() if name != "head"}
+    twice = tensors(2, rows=50)
+    twice["head"] = twice["embed"].clone()
+    # Equal to the head in all parts but the last, and before the twin by name.
+    once["down"], twice["down"] = once["embed"].clone(), twice["head"].clone()
+    twice["down"][-1, -1] += 1
+    a, b = folder(tmp_path / "a", once), folder(tmp_path / "b", twice, pickled=pickled)
+    sizes, read = [], scorer_merge._Stored.read
+
+    def watched(stored: Any, rows: slice) -> torch.Tensor:
+        part = read(stored, rows)
+        sizes.append(part.numel())
+        return part
+
+    monkeypatch.setattr(scorer_merge, "CHUNK", 12)
+    monkeypatch.setattr(scorer_merge._Stored, "read", watched)
+    found = merged(tmp_path, [b, a], [0.75, 0.25])
+    assert torch.equal(found["head"], found["embed"])
+    assert not torch.equal(found["head"], found["down"])
+    assert max(sizes) <= 12
+
+
 def test_masks_that_one_parent_lacks_are_left_out_and_others_are_the_first_ones(tmp_path, told):
     mask, other = torch.ones(1, 1, 3, 3).bool().tril(), torch.ones(1, 1, 3, 3).bool()
     a, b = tensors(1), tensors(2)

@@ -33,17 +33,10 @@ CHUNK = 2**22
 """Weights that are averaged at a time (own)."""
 
 LABELS = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 """How safetensors call the number formats that can be written."""
 
 _DTYPES = {label: dtype for dtype, label in LABELS.items()}
@@ -153,13 +146,9 @@ def merge(
 
 @contextlib.contextmanager
 def _room(
-    id: str,
-    parents: Sequence[Path],
-    target: Path,
-    size: int,
-    budget: disk.Budget | None,
+    id: str, parents: Sequence[Path], target: Path, size: int, budget: disk.Budget | None,
     place: int,
-) -> Iterator[None]:
+) -> Iterator[None]:  # fmt: skip
     if budget is None:
         yield
         return
@@ -274,16 +263,21 @@ def _counterpart(
         return other[name]
     if stored.is_derived:
         return None
-    everything = slice(None)
     for twin in sorted(set(mine) & set(other)):
-        alike = (mine[twin].shape, mine[twin].dtype) == (stored.shape, stored.dtype)
-        if alike and torch.equal(mine[twin].read(everything), stored.read(everything)):
+        if _is_equal(mine[twin], stored):
             return other[twin]
     path = next(iter(other.values())).file.parent
     raise PermanentFailure(
         f"{id}: {name} is in {stored.file.parent} and not in {path}, so they cannot be averaged; "
         f"{_FIX}"
     )
+
+
+def _is_equal(first: _Stored, other: _Stored) -> bool:
+    """Whether all numbers are the same, up to the first part that is not."""
+    alike = (first.shape, first.dtype) == (other.shape, other.dtype)
+    parts = _slices(first.shape)
+    return alike and all(torch.equal(first.read(rows), other.read(rows)) for rows in parts)
 
 
 def _is_alike(first: _Stored, other: _Stored) -> bool:
@@ -368,13 +362,16 @@ def _write_shard(
             progress.add(part.nbytes)
 
 
+def _slices(shape: tuple[int, ...]) -> Iterator[slice]:
+    """The rows of a tensor, some at a time."""
+    step = max(1, CHUNK // max(math.prod(shape[1:]), 1))
+    return (slice(begin, begin + step) for begin in range(0, shape[0] if shape else 1, step))
+
+
 def _parts(tensor: _Merged, weights: Sequence[float]) -> Iterator[Tensor]:
     """The weighted mean, some rows at a time."""
-    count = tensor.shape[0] if tensor.shape else 1
-    step = max(1, CHUNK // max(math.prod(tensor.shape[1:]), 1))
     differs = False
-    for begin in range(0, count, step):
-        rows = slice(begin, begin + step)
+    for rows in _slices(tensor.shape):
         if tensor.dtype.is_floating_point:
             yield _mean(tensor, weights, rows)
             continue
