@@ -224,6 +224,29 @@ def test_a_straight_path_is_as_long_as_the_direct_way():
     assert path.ratio[0] == pytest.approx(1, abs=1e-12)
 
 
+def test_a_quantised_merge_is_no_station_between_merges_in_full_precision():
+    ab = parents()
+    pair = ("a", "b")
+    half, shift = ab.mean(axis=0), np.random.default_rng(3).normal(0, 8, TEXTS)
+    models = [
+        model("a"), model("b"), model("merge/m-0.5-0.5", pair),
+        Model("merge--m-0.5-0.5+int8", id="merge/m-0.5-0.5", base_model=pair, relation="merge",
+              variant="int8"),
+        model("merge/n-0.2-0.8", pair),
+    ]  # fmt: skip
+    values = np.vstack([ab, half, half + shift, 0.2 * ab[0] + 0.8 * ab[1]])
+    found = measure(Scored(models, values))  # type: ignore[arg-type]
+    plain, quantised = found.paths
+    assert plain.merges == ("merge--m-0.5-0.5", "merge--n-0.2-0.8")
+    assert plain.ratio[0] == pytest.approx(1, abs=1e-12)
+    assert quantised.merges == ("merge--m-0.5-0.5+int8",)
+    assert quantised.ratio[0] > 1.01
+    shown = words(figure_merges.draw(found, "demo"))
+    longer = f"the way {100 * (quantised.ratio[0] - 1):.2g} % longer than"
+    assert shown.count("a → b") == 2
+    assert shown.count(longer) == 1
+
+
 def test_three_parents_make_no_path():
     three = parents(3)
     assert measure(scored(np.vstack([three, three.mean(axis=0)]), "merge/t-1-0-0")).paths == []

@@ -115,10 +115,12 @@ def draw(found: Merges, texts: str) -> Figure:
 
 def _groups(ways: Sequence[Way], paths: Sequence[Stretch]) -> list[_Group]:
     """Merges under headings, with the heights of their rows."""
-    by_ends = {frozenset((path.first, path.second)): path for path in paths}
+    by_merge = {name: path for path in paths for name in path.merges}
     names = _short([name for way in ways for name in way.parents])
     groups, row = [], 0.0
-    for parents, members in groupby(ways, key=lambda way: frozenset(way.parents)):
+    for (parents, path), members in groupby(
+        ways, key=lambda way: (frozenset(way.parents), by_merge.get(way.model))
+    ):
         placed = []
         start = row
         for way in members:
@@ -128,7 +130,6 @@ def _groups(ways: Sequence[Way], paths: Sequence[Stretch]) -> list[_Group]:
         words = " + " if len(parents) > 2 else " → "
         heading = words.join(style.shorten(names[name], 40) for name in first.parents)
         heading += f"   KL {first.between[0]:.3g}"
-        path = by_ends.get(parents)
         if path is not None and not math.isnan(path.ratio[0]):
             heading += f", the way {_longer(path.ratio[0])} the direct one"
         elif len(parents) > 2:

@@ -99,6 +99,8 @@ class Way:
 class Stretch:
     """The merges of one pair of models, as stations of the way from one to the other.
 
+    All are of one variant: a quantised merge is no station between merges in full precision.
+
     Attributes:
         first: name of the model at which it begins.
         second: name of the other.
@@ -118,7 +120,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Merges:
-    """All ways, those of the same parents beside each other by rising weight, and all paths."""
+    """All ways, by parents, variant and rising weight, and a path for each two and variant."""
 
     ways: list[Way]
     paths: list[Stretch]
@@ -138,17 +140,19 @@ def measure(found: Gathered) -> Merges:
     """
     if found.design is not None:
         raise InputError("merges are measured on all texts; leave merges out for selections")
-    groups: dict[frozenset[int], list[tuple[Way, int, tuple[int, ...]]]] = defaultdict(list)
+    groups: dict[frozenset[int], dict[str, list[tuple[Way, int, tuple[int, ...]]]]] = {}
     for row, parents in known_parents(found.models):
-        groups[frozenset(parents)].append((_way(found, row, parents), row, parents))
+        variants = groups.setdefault(frozenset(parents), {})
+        members = variants.setdefault(found.models[row].variant, [])
+        members.append((_way(found, row, parents), row, parents))
     ways, paths = [], []
-    for members in groups.values():
+    for members in (members for variants in groups.values() for members in variants.values()):
         order = members[0][2]
         members.sort(key=lambda item: (_along(item[0], item[2], order), item[0].model))
         ways += [way for way, _, _ in members]
         if len(order) == 2:
             paths.append(_path(found, order, [row for _, row, _ in members]))
-    logger.info("%d merges of known parents, between %d pairs", len(ways), len(paths))
+    logger.info("%d merges of known parents, on %d paths", len(ways), len(paths))
     return Merges(ways, paths, len(found.models), len(found.domain))
 
 
