@@ -16,7 +16,7 @@ import pytest
 from klmap import files, geometry, index, models_table, prune, selection, store, store_score
 from klmap.arrays import Floats
 from klmap.config_texts import SelectionTexts
-from klmap.errors import InputError
+from klmap.errors import InputError, PermanentFailure
 from klmap.gathered import gathered
 from klmap.models_table import Model
 from klmap.store_selection import read_selection
@@ -328,6 +328,21 @@ def test_failed_models_off_the_map_are_listed_beside_it(
     failed = files.read_tsv(both.root / "offmap-failures.tsv")
     assert [row["reason"] for row in failed] == ["boom"]
     assert len(models_table.read_models(both.root / "offmap.tsv")) == 3
+
+
+def test_where_all_models_off_the_map_fail_analyses_go_on_with_the_map(
+    both: Related, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.made, both.given = [], {}
+    both.add("org--x", error="boom")
+    both.write_index()
+    off(both, monkeypatch, "--on-failure", "skip")
+    with gathered(*paths(both)) as found:
+        assert [model.model for model in found.models] == ["org--a", "org--b", "org--d"]
+        assert found.on_map.all()
+        assert found.loglik([0, 2]).shape == (2, len(found.domain))
+    with pytest.raises(PermanentFailure, match="boom"):
+        off(both, monkeypatch, "--on-failure", "stop")
 
 
 def test_gathered_models_are_those_of_the_map_and_then_the_others(both: Related) -> None:

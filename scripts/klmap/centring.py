@@ -86,7 +86,7 @@ def write_coordinates(file: MatrixWriter, threshold: float, design: Design | Non
         rows = geometry.centre_texts(file.loglik(begin, end), threshold, design)
         total[0] = np.concatenate([total, rows]).sum(axis=0)
         progress.add(end - begin)
-    mean = total / models
+    mean = total / max(models, 1)
     for begin, end in ranges(models, 8 * texts):
         rows = geometry.centre_texts(file.loglik(begin, end), threshold, design)
         rows -= mean

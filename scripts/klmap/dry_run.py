@@ -29,7 +29,8 @@ WIDEST = 100
 """Columns that are used of a wide terminal."""
 
 _DRAWN = [
-    "index", "matrix", "kl", "layout", "tree", "ellipses", "domains", "figures", "explorer", *NAMES,
+    "index", "matrix", "kl", "layout", "tree", "ellipses", "domains", "figures", "explorer",
+    "offmap", *NAMES,
 ]  # fmt: skip
 
 
