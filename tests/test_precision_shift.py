@@ -172,6 +172,44 @@ def test_methods_stand_in_the_order_of_what_they_should_cost() -> None:
     assert precisions.ladder(names) == order
 
 
+class Compared(str):
+    """A text that counts how often it is compared."""
+
+    times = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return str.__eq__(self, other)
+
+
+def test_the_work_grows_with_the_models_and_not_with_their_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = []
+    for n in range(100):
+        own = Compared(f"org/m{n}")
+        models += [
+            row(f"m{n}", id=own), row(f"m{n}", "nf4", id=own),
+            row(f"m{n}-gptq", relation="quantized", base_model=(Compared(own),)),
+        ]  # fmt: skip
+    monkeypatch.setattr(Compared, "times", 0)
+    assert len(precisions.lowered(models)) == 200
+    assert Compared.times < 10 * len(models)
+
+    calls = []
+
+    def watched(models: list[Model]) -> list[precisions.Pair]:
+        calls.append(len(models))
+        return precisions.lowered(models)
+
+    monkeypatch.setattr(precision_shift, "lowered", watched)
+    loglik = -500 + np.random.default_rng(0).normal(0, 1, (len(models), 5))
+    some = measured(tmp_path, models, loglik)
+    assert [pair.method for pair in some.pairs[:2]] == ["nf4", "gptq"]
+    assert calls == [300]
+
+
 # How far
 
 

@@ -122,7 +122,7 @@ def measure(found: Gathered) -> Shifts:
             "quantization: these texts are a selection of others; what a precision does is "
             "measured on all of them: remove analyses.quantization for this text set"
         )
-    pairs = sorted(lowered(found.models), key=lambda pair: _rank(pair, found.models))
+    pairs = _sorted(lowered(found.models), found.models)
     alone = orphans(found.models, pairs)
     if alone:
         logger.warning(
@@ -162,10 +162,15 @@ def measure(found: Gathered) -> Shifts:
     )
 
 
-def _rank(pair: Pair, models: Sequence[Model]) -> tuple[str, int, str, str]:
-    names = ladder({pair.method for pair in lowered(models)})
-    model = models[pair.full]
-    return (model.family, names.index(pair.method), model.model, models[pair.row].model)
+def _sorted(pairs: Sequence[Pair], models: Sequence[Model]) -> list[Pair]:
+    """By family, method and name."""
+    names = {name: place for place, name in enumerate(ladder({pair.method for pair in pairs}))}
+
+    def rank(pair: Pair) -> tuple[str, int, str, str]:
+        model = models[pair.full]
+        return (model.family, names[pair.method], model.model, models[pair.row].model)
+
+    return sorted(pairs, key=rank)
 
 
 def _real(squares: Floats, spread: Floats, errors: tuple[Floats, Floats], texts: int) -> Bools:

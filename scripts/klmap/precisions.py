@@ -26,6 +26,7 @@ _PACKERS = re.compile(r"gptq|awq|hqq|aqlm|exl2|bnb|bitsandbytes|nf4|fp4|fp8")
 _BITS = re.compile(r"(\d)[-_]?bits?\b|\bint(\d)\b|\bw(\d)a\d+\b")
 
 _Group = tuple[str, str, str]
+_Source = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,15 @@ def lowered(models: Sequence[Model]) -> list[Pair]:
         if model.layer is None:
             groups[model.id, model.revision, _apart(model)[1]].append(row)
     full = {key: best for key, rows in groups.items() if (best := _full(models, rows)) is not None}
+    sources: dict[_Source, list[int]] = defaultdict(list)
+    for (id_, _, rest), row in full.items():
+        sources[id_, rest].append(row)
     pairs = []
     for key, rows in groups.items():
         for row in rows:
             original, method = full.get(key), _method(models[row])
             if _is_stored(models[row]):
-                original = _base(models, full, models[row])
+                original = _base(models, sources, models[row])
             elif original is not None and not _quantised(models[row]):
                 # The same numbers under another name, or a plain row that is the less exact one.
                 method = _dtype(models[row])
@@ -138,15 +142,17 @@ def _stored(id_: str) -> str:
     return "-".join(parts) or STORED
 
 
-def _base(models: Sequence[Model], full: Mapping[_Group, int], model: Model) -> int | None:
+def _base(
+    models: Sequence[Model], sources: Mapping[_Source, Sequence[int]], model: Model
+) -> int | None:
     """The row in full precision of the first base model that is there."""
     rest = _apart(model)[1]
     for base in model.base_model:
         id_, _, revision = base.partition("@")
         found = [
             row
-            for (other, at, more), row in full.items()
-            if (other, more) == (id_, rest) and (not revision or at == revision)
+            for row in sources.get((id_, rest), ())
+            if not revision or models[row].revision == revision
         ]
         found = [row for row in found if not _is_stored(models[row])]
         if found:
