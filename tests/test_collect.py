@@ -243,6 +243,16 @@ def test_models_of_another_matrix_are_refused(folder: Folder, tmp_path: Path) ->
         ("global_step143000", 143_000),
         ("stage1-step5000-tokens21B", 5000),
         ("checkpoint-50", 50),
+        ("Checkpoint_50", 50),
+        ("ckpt_355", 355),
+        ("iter_0001000", 1000),
+        ("epoch3", 3),
+        ("3f9a0c1d2e4b5a69788796a5b4c3d2e1f0011223", math.inf),
+        ("1" * 40, math.inf),
+        ("v1.0", math.inf),
+        ("checkpoint-1.5", math.inf),
+        ("gptq-4bit-32g-actorder_True", math.inf),
+        ("refs/pr/7", math.inf),
     ],
 )
 def test_steps_of_revisions(revision: str, step: float) -> None:

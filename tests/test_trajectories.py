@@ -184,6 +184,21 @@ def test_stages_steps_and_branches_are_not_mixed_up() -> None:
     assert [revisions[row] for row in run.rows] == [*revisions[:3], "main"]
 
 
+def test_final_weights_may_be_pinned_by_commit_and_other_branches_are_no_checkpoints() -> None:
+    commit = "3f9a" * 10
+    revisions = [commit, "v1.0", "step10", "step20", "gptq-4bit", "gptq-8bit"]
+    (run,) = trajectories.find([model(revision) for revision in revisions])
+    assert [revisions[row] for row in run.rows] == ["step10", "step20", commit]
+    branches = ["v1.0", "v1.1", "gptq-4bit", "gptq-8bit", commit, "07bc" * 10, ""]
+    assert trajectories.find([model(revision) for revision in branches]) == []
+
+
+def test_revisions_that_are_left_out_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    trajectories.find([model(name) for name in ("step1", "step2", "v1.0", "chat", "")])
+    assert "2 revisions are no steps" in caplog.text
+
+
 def test_runs_of_other_ids_and_variants_change_nothing() -> None:
     alone = measured(one_run())
     found = one_run()

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from klmap.config_models import final_revision
 from klmap.models_table import Model
 
 
@@ -25,20 +26,41 @@ class Run:
     rows: tuple[int, ...]
 
 
+def last(models: Sequence[Model], rows: Sequence[int]) -> int:
+    """Of some rows of one id that of the final weights, else of the last step, else any.
+
+    Args:
+        models: all rows.
+        rows: those to choose from, at least one. The same row whatever their order.
+    """
+    end = _end(models, rows)
+
+    def order(row: int) -> tuple[bool, float, str, str]:
+        model = models[row]
+        step = model.step if math.isfinite(model.step) else -1.0
+        return (model.revision == end, step, model.revision, model.model)
+
+    return max(rows, key=order)
+
+
 def runs(models: Sequence[Model]) -> list[Run]:
     """All training runs with at least two checkpoints on the map.
 
-    Checkpoints are ordered by the step that their revision names; the default revision, which
-    names none, is the end of the training.
+    Checkpoints are ordered by the step that their revision names; the final weights, as far as it
+    can be told which these are, come last. Other revisions without a step are left out.
     """
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, model in enumerate(models):
         groups[model.id, model.variant].append(row)
-    return [
-        Run(id_, variant, tuple(sorted(rows, key=lambda row: _order(models[row]))))
-        for (id_, variant), rows in sorted(groups.items())
-        if len(rows) > 1
-    ]
+    found = []
+    for (id_, variant), rows in sorted(groups.items()):
+        end = _end(models, rows)
+        own = [
+            row for row in rows if math.isfinite(models[row].step) or models[row].revision == end
+        ]
+        if len(own) > 1:
+            found.append(Run(id_, variant, tuple(sorted(own, key=lambda row: _order(models[row])))))
+    return found
 
 
 def parents(models: Sequence[Model]) -> list[tuple[int, int]]:
@@ -53,7 +75,7 @@ def parents(models: Sequence[Model]) -> list[tuple[int, int]]:
         by_id[model.id].append(row)
     pairs = []
     for rows in by_id.values():
-        child = min(rows, key=lambda row: (models[row].variant, _order(models[row])))
+        child = _first(models, rows)
         for base in models[child].base_model:
             parent = _parent(models, by_id, base, models[child].variant)
             if parent is not None and models[parent].id != models[child].id:
@@ -76,7 +98,22 @@ def checkpoint_name(model: Model) -> str:
 
 
 def _order(model: Model) -> tuple[float, str, str]:
-    return (math.inf if not model.revision else model.step, model.revision or "~", model.model)
+    return (model.step, model.revision, model.model)
+
+
+def _end(models: Sequence[Model], rows: Sequence[int]) -> str | None:
+    return final_revision({models[row].revision for row in rows})
+
+
+def _first(models: Sequence[Model], rows: Sequence[int]) -> int:
+    """The plainest row of an id and of its checkpoints the first; other branches come last."""
+    end = _end(models, rows)
+
+    def order(row: int) -> tuple[str, float, bool, tuple[float, str, str]]:
+        model = models[row]
+        return (model.variant, model.step, model.revision != end, _order(model))
+
+    return min(rows, key=order)
 
 
 def _parent(
@@ -89,4 +126,4 @@ def _parent(
     if not rows:
         return None
     same = [row for row in rows if models[row].variant == variant]
-    return max(same or rows, key=lambda row: _order(models[row]))
+    return last(models, same or rows)

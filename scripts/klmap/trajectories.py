@@ -166,15 +166,17 @@ def read_weights(
 def find(models: Sequence[Model]) -> list[lineage.Run]:
     """The runs with enough checkpoints; hidden states of a model are none.
 
-    Of revisions without a training step in their name only the default one, or ``main``, counts, as
-    the end. Where revisions name several stages of a training, the longest one counts.
+    Of revisions without a training step in their name only the final weights count
+    (``config_models.final_revision``). Where revisions name several stages of a training, the
+    longest one counts.
     """
     found = []
+    count = Counter((model.id, model.variant) for model in models)
     for run in lineage.runs(models):
         rows = [row for row in run.rows if models[row].layer is None]
-        finals = [row for row in rows if models[row].revision in ("", "main")][-1:]
+        finals = [row for row in rows if math.isinf(models[row].step)][-1:]
         saved = _one_stage(models, [row for row in rows if math.isfinite(models[row].step)])
-        left = len(rows) - len(saved) - len(finals)
+        left = count[run.id, run.variant] - len(saved) - len(finals)
         if len(saved) + len(finals) < LEAST_CHECKPOINTS:
             continue
         if left:
