@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,21 @@ def test_the_most_exact_row_need_not_be_the_plain_one():
     found = named(models)
     assert found["bfloat16"] == {("a/m+float32", "a/m")}
     assert found["int8"] == {("a/m+float32", "a/m+int8")}
+
+
+def test_a_model_on_the_map_keeps_its_relations_beside_a_more_exact_copy_off_it():
+    models = [
+        row("A/b", dtype="bfloat16"), row("t/x", base_model=("A/b",)),
+        row("t/y", base_model=("o/base",)), row("o/z", family="gpt2"), row("u/b", size_group="g"),
+    ]  # fmt: skip
+    models[0] = replace(models[0], base_model=("o/base",), size_group="g")
+    copied = [*models, row("A/b", variant="float32")]
+    found = named(copied, off=1)
+    assert found.pop("bfloat16") == {("A/b+float32", "A/b")}
+    assert found == named(models)
+    assert found[relations.PARENT] == {("A/b", "t/x")}
+    assert found[relations.SIBLINGS] == {("A/b", "t/y")}
+    assert ("A/b", "o/z") in found[relations.ACROSS]
 
 
 def test_half_formats_are_not_compared_with_each_other():
@@ -143,6 +159,40 @@ def test_checkpoints_in_any_order_and_off_the_map_are_one_run():
     assert found[relations.LATER] == {("a/m@step4", "a/m@step8")}
 
 
+COMMITS = ("3f9a" * 10, "07bc" * 10)
+
+
+def test_weights_pinned_by_commit_are_the_end_of_their_run():
+    models = [row("a/m", COMMITS[0]), *run(steps=(10, 20), final=False)]
+    assert named(models) == {
+        relations.LATER: {("a/m@step10", "a/m@step20"), ("a/m@step20", models[0].model)},
+    }
+
+
+@pytest.mark.parametrize("final", ["", "main"])
+def test_branches_without_a_step_are_no_checkpoints(final: str):
+    branches = ["gptq-4bit-32g", "gptq-8bit-128g", "v1.0", *COMMITS]
+    models = [row("a/m", revision) for revision in ("step1", *branches, final)]
+    assert named(models) == {relations.LATER: {("a/m@step1", models[-1].model)}}
+    assert named(models[1:]) == {}
+    assert named(models[:-1]) == {}, "two commits: which is the end cannot be told"
+
+
+def test_a_model_is_its_final_weights_or_last_step_rather_than_another_branch():
+    for last in ("", "main", "step3"):
+        models = [row("a/m", name) for name in ("step1", "chat", "v2", last)]
+        found = named([*models, row("b/m", family="gpt2")])
+        assert found[relations.ACROSS] == {(models[-1].model, "b/m")}
+
+
+def test_a_last_step_and_final_weights_of_one_commit_are_no_pair():
+    models = [row("a/m", "step1", commit="1"), row("a/m", "step2", commit="2")]
+    for commit, later in (("2", 1), ("3", 2), ("", 2)):
+        assert len(named([*models, row("a/m", commit=commit)])[relations.LATER]) == later
+    unknown = [row("a/m", "step1"), row("a/m")]
+    assert named(unknown)[relations.LATER] == {("a/m@step1", "a/m")}
+
+
 def test_a_quantised_checkpoint_is_no_part_of_the_run():
     models = [*run(steps=(1, 2), final=False), row("a/m", "step1", "int8")]
     assert named(models) == {
@@ -201,6 +251,30 @@ def test_seeds_are_compared_at_the_same_step():
 def test_a_seed_group_joins_ids_that_say_nothing():
     models = [row(f"a/{name}", seed_group="g", base_model=("a/base",)) for name in "xyz"]
     assert named(models) == {relations.SEEDS: {("a/x", "a/y"), ("a/x", "a/z"), ("a/y", "a/z")}}
+
+
+def test_groups_by_hand_hold_for_weights_that_are_pinned_to_commits():
+    one, two, three = (
+        row(f"a/{name}", at, seed_group="g") for name, at in zip("xyz", (*COMMITS, ""), strict=True)
+    )
+    pairs = {(a.model, b.model) for a, b in itertools.combinations((one, two, three), 2)}
+    assert named([one, two, three]) == {relations.SEEDS: pairs}
+    sized = [replace(model, seed_group="", size_group="g") for model in (one, two, three)]
+    assert named(sized) == {relations.SIZES: pairs}
+    small, large = row("e/p-70m", COMMITS[0]), row("e/p-160m", COMMITS[1])
+    assert named([small, large]) == {relations.SIZES: {(small.model, large.model)}}
+
+
+def test_a_size_group_by_hand_holds_at_other_steps_and_one_read_off_ids_does_not():
+    models = [row("a/x", "step10", size_group="g"), row("b/y", "step20", size_group="g")]
+    assert named(models) == {relations.SIZES: {("a/x@step10", "b/y@step20")}}
+    models = [row("e/p-70m", "step10"), row("e/p-160m", "step20")]
+    assert named(models) == {relations.FAMILY: {("e/p-70m@step10", "e/p-160m@step20")}}
+
+
+def test_another_branch_of_a_run_is_no_other_seed_of_the_final_weights():
+    models = [row("a/m"), row("a/m", "chat"), row("a/m-seed2"), row("a/m-seed2", "v1.0")]
+    assert named(models) == {relations.SEEDS: {("a/m", "a/m-seed2")}}
 
 
 def test_sizes_are_ids_that_differ_in_the_size_alone():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +15,7 @@ ENUMERATED = 1 << 20
 _ROUNDS = 40
 
 Pair = tuple[int, int]
+Labels = Mapping[int, frozenset[tuple[object, ...]]]
 
 
 def sample(pairs: Sequence[Pair], most: int, rng: np.random.Generator) -> tuple[Rows, bool]:
@@ -31,6 +33,22 @@ def sample(pairs: Sequence[Pair], most: int, rng: np.random.Generator) -> tuple[
     if len(table) <= most:
         return table, False
     return table[np.sort(rng.choice(len(table), most, replace=False))], True
+
+
+def grouped(labels: Labels) -> list[Rows]:
+    """Rows that share a label.
+
+    Args:
+        labels: of each row.
+
+    Returns:
+        Members of each group, rising, at least two.
+    """
+    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for row in sorted(labels):
+        for label in labels[row]:
+            groups[label].append(row)
+    return [np.array(rows, np.intp) for rows in sorted(groups.values()) if len(rows) > 1]
 
 
 def within(

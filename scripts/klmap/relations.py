@@ -21,7 +21,7 @@ from klmap import lineage, pair_samples
 from klmap.arrays import Bools, Rows
 from klmap.config_models import MERGES
 from klmap.models_table import Model
-from klmap.pair_samples import Pair
+from klmap.pair_samples import Labels, Pair
 
 LAYERS = "adjacent-layers"
 EARLY = "early-checkpoints"
@@ -44,8 +44,6 @@ _METHOD = re.compile(
     r"(?<![a-z])(gptq|awq|bnb|gguf|exl2|hqq|aqlm|quip|w\d+a\d+|int[248]|fp8|nf4|fp4)(?![a-z])"
 )
 _BITS = re.compile(r"(?<!\d)([2-8])[-_]?bits?(?![a-z])")
-
-Labels = Mapping[int, frozenset[tuple[object, ...]]]
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,15 @@ def find(
        block with the model itself.
     3. *Consecutive checkpoints* of one run, as far as they were scored: how far apart they are
        decides how large these KLs are. Early is a pair whose later checkpoint was reached by
-       ``early_until``. Other pairs of checkpoints have no relation.
+       ``early_until``. Two of one commit, the same weights, and other pairs have no relation.
     4. *Merges* and each model that they were made of.
     5. *Parent and child*: fine-tunes and adapters, and what a card names without saying more.
     6. *Seeds*: the same ``seed_group``, or ids that differ in a seed alone, where the id without
-       any is there too; the same checkpoint of both. They come before siblings, because two
-       fine-tunes of one model that differ in their seed are told more exactly so.
+       any is there too; the same step of both, or the final weights, whatever they are pinned
+       to. They come before siblings, because two fine-tunes of one model that differ in their
+       seed are told more exactly so.
     7. *Siblings*: children of one parent, which need not be there.
-    8. *Sizes*: the same ``size_group``, or ids that differ in the size alone; at the same revision.
+    8. *Sizes*: the same ``size_group``, or ids that differ in the size alone, at the same step.
     9. *Same family*, and 10. *across families*; models without a family have neither.
 
     From 5 on a model counts once: on the map, in its plainest variant, with final weights or the
@@ -129,7 +128,8 @@ def find(
         (MERGE, _merges(models, every)),
     ):
         found.setdefault(name, []).extend(pairs)
-    copies = {second for name in precisions for _, second in found[name]}
+    # Other precisions of one id are no copies: _plain chooses among them.
+    copies = {b for name in precisions for a, b in found[name] if models[a].id != models[b].id}
     wholes = _last(models, mapped)
     found[PARENT] = _children(models, wholes, mapped, copies)
     taken: set[Pair] = set()
@@ -141,7 +141,7 @@ def find(
         result.append(_related(name, name in precisions, *kept))
     rows = [row for row in wholes.values() if row not in copies and not _made_here(models[row])]
     levels: list[tuple[str, Labels]] = [
-        (SEEDS, _seeds(models, mapped)),
+        (SEEDS, _seeds(models, mapped, wholes)),
         (SIBLINGS, _parents(models, rows)),
         (SIZES, _sizes(models, rows)),
         (FAMILY, {row: frozenset({(models[row].family,)}) for row in rows if models[row].family}),
@@ -153,7 +153,7 @@ def find(
         def fits(pair: Pair) -> bool:
             return pair not in taken and not any(_share(pair, others) for others in closer)
 
-        kept = pair_samples.within(_grouped(labels), fits, most, _generator(name, seed))
+        kept = pair_samples.within(pair_samples.grouped(labels), fits, most, _generator(name, seed))
         result.append(_related(name, False, *kept))
         closer.append(labels)
     return [item for item in result if item.pairs]
@@ -195,13 +195,10 @@ def _plain(models: Sequence[Model], among: Bools | None = None) -> dict[tuple[st
 
 def _last(models: Sequence[Model], plain: Mapping[tuple[str, str], int]) -> dict[str, int]:
     """Of each id the row of its final weights, or of its last checkpoint."""
-    found: dict[str, int] = {}
-    for (id_, revision), row in plain.items():
-        other = found.setdefault(id_, row)
-        order = (not revision, models[row].step, revision)
-        if order > (not models[other].revision, models[other].step, models[other].revision):
-            found[id_] = row
-    return found
+    by_id: dict[str, list[int]] = defaultdict(list)
+    for (id_, _), row in plain.items():
+        by_id[id_].append(row)
+    return {id_: lineage.last(models, rows) for id_, rows in by_id.items()}
 
 
 def _named(base: str, plain: Mapping[tuple[str, str], int]) -> int | None:
@@ -302,7 +299,8 @@ def _checkpoints(
         known = [models[row].step for row in own if math.isfinite(models[row].step)]
         bound = early_until or max(known, default=0) / 2
         for first, second in pairwise(own):
-            if models[first].step < models[second].step:
+            same = models[first].commit and models[first].commit == models[second].commit
+            if models[first].step < models[second].step and not same:
                 (early if models[second].step <= bound else later).append((first, second))
     return [(EARLY, early), (LATER, later)]
 
@@ -349,14 +347,18 @@ def _parents(models: Sequence[Model], rows: Sequence[int]) -> Labels:
     }
 
 
-def _seeds(models: Sequence[Model], plain: Mapping[tuple[str, str], int]) -> Labels:
-    """Of each checkpoint its seed group and its step."""
+def _seeds(
+    models: Sequence[Model], plain: Mapping[tuple[str, str], int], wholes: Mapping[str, int]
+) -> Labels:
+    """Of each checkpoint its seed group and its step; of revisions without one the last."""
     ids = {id_ for id_, _ in plain}
     stems = {id_: _SEED.sub("", id_, count=1) for id_ in ids}
     several = {stem for id_, stem in stems.items() if stem != id_ and stem in ids}
     found: dict[int, frozenset[tuple[object, ...]]] = {}
     for (id_, _), row in plain.items():
         model = models[row]
+        if math.isinf(model.step) and row != wholes[id_]:
+            continue
         groups: list[tuple[object, ...]] = []
         if model.seed_group:
             groups.append(("group", model.seed_group, model.step))
@@ -374,10 +376,10 @@ def _sizes(models: Sequence[Model], rows: Sequence[int]) -> Labels:
         model = models[row]
         groups: list[tuple[object, ...]] = []
         if model.size_group:
-            groups.append(("group", model.size_group, model.revision))
+            groups.append(("group", model.size_group))
         for size in _SIZE.finditer(model.id):
             stem = f"{model.id[: size.start()]}*{model.id[size.end() :]}"
-            groups.append(("id", stem, model.revision))
+            groups.append(("id", stem, model.step))
         if groups:
             found[row] = frozenset(groups)
     return found
@@ -389,12 +391,3 @@ def _related(name: str, precision: bool, pairs: Rows, sampled: bool) -> Related:
 
 def _generator(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, *name.encode()])
-
-
-def _grouped(labels: Labels) -> list[Rows]:
-    """Rows that share a label."""
-    groups: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for row in sorted(labels):
-        for label in labels[row]:
-            groups[label].append(row)
-    return [np.array(rows, np.intp) for rows in sorted(groups.values()) if len(rows) > 1]
