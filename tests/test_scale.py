@@ -94,6 +94,38 @@ def test_kls_and_errors_are_those_of_the_plain_formulas(tmp_path: Path):
     assert measured.noise_floor == pytest.approx(2 * 0.5**2 / UNIT)
 
 
+@pytest.mark.parametrize("name", [relations.EARLY, relations.LATER])
+def test_final_weights_that_cannot_be_told_from_the_last_step_are_no_pair(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    values = values_of(6)
+    values[1] = values[0]  # a/m: final weights that are the last step
+    values[3] = values[2] + np.tile([0.4, -0.4], TEXTS // 2)  # b/m: below the noise
+    rows = [
+        Model(f"{id_}{at}", id=id_, revision=at)
+        for id_, at in [("a", "step1"), ("a", ""), ("b", "step1"), ("b", ""), ("c", "step1"),
+                        ("c", "")]
+    ]  # fmt: skip
+    threshold = geometry.clip_threshold(values)
+    written(tmp_path, matrix_of(values, threshold, [row.model for row in rows]), rows)
+    related = Related(name, False, np.array([0, 2, 4]), np.array([1, 3, 5]))
+    equal_steps = Related(name, False, np.array([1, 0]), np.array([0, 4]))
+    seeds = replace(related, name=relations.SEEDS)
+    none = Related(name, False, np.array([0]), np.array([1]))
+    with gathered(tmp_path / "matrix.h5", tmp_path / "models.tsv") as found:
+        measured = scale.measure(found, [related, equal_steps, seeds, none], REPLICATES, 1)
+        alone = Related(name, False, np.array([4]), np.array([5]))
+        (only,) = scale.measure(found, [alone], REPLICATES, 1)
+    assert [item.related.pairs for item in measured] == [1, 2, 3]
+    assert (measured[0].related.first, measured[0].related.second) == ([4], [5])
+    for one, two in ((measured[0].kl, only.kl), (measured[0].se, only.se),
+                     (measured[0].noise_floor, only.noise_floor),
+                     (measured[0].medians, only.medians)):  # fmt: skip
+        np.testing.assert_allclose(one, two)
+    assert "2 pairs of a last step" in caplog.text
+
+
 def test_they_agree_with_all_pairs_of_a_map(tmp_path: Path):
     source = Found(tmp_path)
     with source as found:

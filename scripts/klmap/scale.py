@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -149,6 +149,9 @@ class Ordering:
 def measure(found: Gathered, related: Sequence[Related], samples: int, seed: int) -> list[Measured]:
     """The KLs of all pairs, from the differences of clipped log-likelihoods.
 
+    Final weights that cannot be told from the last step are no later checkpoint than that: such a
+    pair is left out, and so is a relation of which no pair is left. klmap's own.
+
     Memory is bounded by two blocks of models of 256 MB each and, for one relation at a time, P x R
     numbers of the bootstrap; 32 MB for 20,000 pairs and 200 samples.
 
@@ -167,7 +170,16 @@ def measure(found: Gathered, related: Sequence[Related], samples: int, seed: int
     for item in related:
         kl, se, replicates = pairs.measure(item, progress)
         floor = found.noise_floor(item.first, item.second)
-        result.append(Measured(item, kl, se, floor, np.median(replicates, axis=0)))
+        kept = ~_repeated(found, item, kl, floor)
+        if not kept.all():
+            logger.info(
+                "%s: %d pairs of a last step and final weights that are the same are left out",
+                item.name, np.sum(~kept),
+            )  # fmt: skip
+            item = replace(item, first=item.first[kept], second=item.second[kept])
+            kl, se, floor, replicates = kl[kept], se[kept], floor[kept], replicates[kept]
+        if item.pairs:
+            result.append(Measured(item, kl, se, floor, np.median(replicates, axis=0)))
     progress.close()
     for measured in result:
         logger.info(
@@ -177,6 +189,14 @@ def measure(found: Gathered, related: Sequence[Related], samples: int, seed: int
             else "; beyond the range where it is a KL" if measured.median > geometry.BEYOND else "",
         )  # fmt: skip
     return result
+
+
+def _repeated(found: Gathered, related: Related, kl: Floats, floor: Floats) -> Bools:
+    """(P,) which pairs are final weights and a last step that they cannot be told from."""
+    if related.name not in (relations.EARLY, relations.LATER):
+        return np.zeros(related.pairs, np.bool_)
+    final = np.array([math.isinf(found.models[row].step) for row in related.second], np.bool_)
+    return np.asarray(final & ((kl == 0) | (kl < floor)), np.bool_)
 
 
 class _Pairs:
