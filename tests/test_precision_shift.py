@@ -232,6 +232,22 @@ def test_shifts_are_those_written_out(tmp_path: Path) -> None:
     assert some.mean_se[0] == pytest.approx(error)
 
 
+@pytest.mark.filterwarnings("error")
+def test_of_one_text_there_is_no_error_over_texts(tmp_path: Path) -> None:
+    models, loglik = zoo(texts=1)
+    some = measured(tmp_path, models, loglik)
+    assert np.isnan(some.mean_se).all()
+    tables = precision_tables.write(tmp_path, some)
+    cells = files.read_tsv(tmp_path / "shift.tsv")
+    assert {cell["mean_shift_se"] for cell in cells} == {""}
+    assert "nan" not in {cell["mean_shift"] for cell in cells}
+    cosines = precision_directions.cosines(some)
+    precision_directions.write(tmp_path / "cosines.tsv", some, cosines)
+    assert {cell["cosine"] for cell in files.read_tsv(tmp_path / "cosines.tsv")} == {""}
+    figure_quantization.draw(some, tables, "demo").canvas.draw()
+    figure_quantization_cosines.draw(some, cosines, "demo").canvas.draw()
+
+
 def test_noise_alone_is_seldom_called_real(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     texts, noise, real = 250, 0.05, []

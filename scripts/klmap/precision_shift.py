@@ -70,7 +70,7 @@ class Shifts:
         shared: (R,) what the error of the full-precision score alone adds to ``kl``, bits per byte;
             0 where it is unknown.
         mean: (R,) how many bits per byte the texts cost more than in full precision; not clipped.
-        mean_se: (R,) its standard error over texts.
+        mean_se: (R,) its standard error over texts; NaN for one text.
         loss: (R, N) float64, what each text costs more, nats; not clipped.
         n_bytes: (N,) bytes of the texts.
         domains: of the texts.
@@ -143,6 +143,7 @@ def measure(found: Gathered) -> Shifts:
     squares, fourths = np.mean(vector**2, axis=1), np.mean(vector**4, axis=1)
     spread = fourths - squares**2
     errors = found.noise[first], found.noise[second]
+    deviation = loss.std(axis=1, ddof=1) if texts > 1 else np.full(len(pairs), math.nan)
     return Shifts(
         models=found.models,
         pairs=pairs,
@@ -154,7 +155,7 @@ def measure(found: Gathered) -> Shifts:
         known=np.isfinite(errors[0] + errors[1]),
         shared=np.nan_to_num(errors[1]) ** 2 / unit,
         mean=2 * loss.mean(axis=1) / unit,
-        mean_se=2 * loss.std(axis=1, ddof=1) / math.sqrt(texts) / unit,
+        mean_se=2 * deviation / math.sqrt(texts) / unit,
         loss=loss,
         n_bytes=found.n_bytes.astype(np.float64),
         domains=domains_of(found.domain),

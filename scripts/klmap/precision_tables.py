@@ -263,7 +263,7 @@ def _row(shifts: Shifts, number: int) -> tuple[object, ...]:
     return (
         shifts.lower(number).model, shifts.full(number).model, shifts.pairs[number].method,
         shifts.full(number).family, kl, float(shifts.se[number]), _known(floor),
-        _known(kl - floor), real, float(shifts.mean[number]), float(shifts.mean_se[number]),
+        _known(kl - floor), real, float(shifts.mean[number]), _known(float(shifts.mean_se[number])),
     )  # fmt: skip
 
 
