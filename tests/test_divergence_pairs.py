@@ -109,6 +109,15 @@ def test_a_checkpoint_is_compared_under_its_own_name_not_that_of_its_layers(
     ]
 
 
+def test_branches_and_tags_are_no_checkpoints(tmp_path: Path) -> None:
+    revisions = ["main", "gptq-4bit", "v1.0", "step20", "step10"]
+    plan = compared(tmp_path, {"id": "org/a", "revisions": revisions})
+    assert plan.pairs("tiny") == [
+        ("org--a@step10", "org--a@step20"),
+        ("org--a@step20", "org--a@main"),
+    ]
+
+
 def test_merges_are_no_checkpoints_of_each_other(tmp_path: Path) -> None:
     assert compared(tmp_path, "org/a", "org/b", MIX).pairs("tiny") == []
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping
 
 from klmap.config import Config, fingerprint
-from klmap.config_models import ModelEntry, revision_step
+from klmap.config_models import ModelEntry, final_revision, revision_step
 
 BETWEEN = "~"
 """What stands between the names of two models in the name of a file."""
@@ -64,21 +65,33 @@ def name(first: str, second: str, spec: str) -> str:
 def _own(scored: Mapping[str, ModelEntry]) -> Iterable[tuple[str, str]]:
     """Quantised models with their originals, and consecutive checkpoints: one vocabulary each."""
     plain: dict[tuple[str, ...], str] = {}
-    runs: dict[tuple[str, ...], list[tuple[float, str]]] = {}
+    runs: dict[tuple[str, ...], dict[str, str]] = {}
     # Whatever the order of the configuration: under its own name before that of its layers.
     named = sorted(scored.items(), key=lambda item: (item[1].layers is not None, item[0]))
     for model, entry in named:
         if entry.quantization in (None, "none"):
             plain.setdefault(_how(entry), model)
-            step = revision_step(entry.effective_revision or "")
-            runs.setdefault(_how(entry)[:1] + _how(entry)[2:], []).append((step, model))
+            run = runs.setdefault(_how(entry)[:1] + _how(entry)[2:], {})
+            run.setdefault(entry.effective_revision or "", model)
     for model, entry in named:
         if entry.quantization not in (None, "none") and _how(entry) in plain:
             yield plain[_how(entry)], model
     for run in runs.values():
-        # Two at one step are the same weights, scored in two ways.
-        steps = sorted(dict(reversed(run)).items())
-        yield from ((one, other) for (_, one), (_, other) in itertools.pairwise(steps))
+        yield from itertools.pairwise(_in_order(run))
+
+
+def _in_order(run: Mapping[str, str]) -> list[str]:
+    """Models of a run in the order of training, one of each step; branches and tags are left out.
+
+    Args:
+        run: models by revision.
+    """
+    steps: dict[float, str] = {}
+    for revision, model in run.items():
+        if math.isfinite(step := revision_step(revision)):
+            steps.setdefault(step, model)
+    end = final_revision([revision for revision in run if math.isinf(revision_step(revision))])
+    return [steps[step] for step in sorted(steps)] + ([] if end is None else [run[end]])
 
 
 def _how(entry: ModelEntry) -> tuple[str, ...]:

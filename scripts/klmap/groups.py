@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from klmap.benchmarks import rows_by_id
+from klmap.config_models import final_revision
 from klmap.errors import InputError
 from klmap.log import logger
 from klmap.models_table import Model
@@ -127,6 +128,8 @@ def _matching(item: str, models: Sequence[Model], place: str) -> list[int]:
         rows = [row for row in rows if models[row].variant == plain]
         last = max((models[row].step for row in rows), default=0)
         rows = [row for row in rows if models[row].step == last]
+        end = final_revision({models[row].revision for row in rows})
+        rows = [row for row in rows if end is None or models[row].revision == end]
     if len(rows) > 1:
         raise InputError(
             f"{place}: {item!r} is the id of {len(rows)} models of this map; use the name of the "
