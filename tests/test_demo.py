@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from klmap import store
+from klmap.files import read_tsv
 from tests.project import Project, copy_clone
+from tests.zoo_project import give_zoo
 
 pytestmark = pytest.mark.workflow
 
@@ -30,7 +32,8 @@ class Found:
     """Distances by the models' short names."""
 
     def __init__(self, project: Project) -> None:
-        distances = store.read_distances(project.folder / "results/demo/kl.h5")
+        self.folder = project.folder / "results/demo"
+        distances = store.read_distances(self.folder / "kl.h5")
         assert distances.kl is not None
         self.kl = distances.kl
         self.row = {name.removeprefix("demo--"): i for i, name in enumerate(distances.model)}
@@ -42,7 +45,13 @@ class Found:
 @pytest.fixture(scope="module")
 def kl(tmp_path_factory: pytest.TempPathFactory) -> Found:
     project = copy_clone(tmp_path_factory.mktemp("demo") / "klmap")
-    project.configure(texts={"demo": {"source": "environment", "n": 210}}, models=RUNS)
+    give_zoo(tmp_path_factory, project, *(model[5:] for model in RUNS if "@" not in model))
+    layers = {"id": "demo/gpt2-base", "layers": "all", "name": "gpt2-layers", "on_map": False}
+    project.configure(
+        texts={"demo": {"source": "environment", "n": 210}},
+        models=[*RUNS, layers],
+        analyses={"scale": None, "trajectories": {"from_step": 150}},
+    )
     project.run()
     assert project.planned() == {}
     return Found(project)
@@ -82,3 +91,26 @@ def test_a_repeated_seed_is_nearer_than_another_architecture(kl):
 def test_a_merge_lies_between_its_parents(kl):
     sides = kl("llama-code-prose", "llama-code"), kl("llama-code-prose", "llama-prose")
     assert max(sides) < kl("llama-code", "llama-prose")
+
+
+def test_seeds_are_nearer_than_fine_tunes_and_these_nearer_than_other_families(kl):
+    rows = read_tsv(kl.folder / "scale/scale.tsv")
+    median = {row["relation"]: float(row["median"]) for row in rows}
+    assert median["seeds"] < median["parent-child"] < median["across-families"]
+
+
+def test_the_last_hidden_state_is_the_model_itself(kl):
+    on_map = store.read_matrix(kl.folder / "matrix.h5")
+    beside = store.read_matrix(kl.folder / "offmap.h5")
+    model = on_map.loglik[list(on_map.model).index("demo--gpt2-base")]
+    last = beside.loglik[list(beside.model).index("gpt2-layers")]
+    np.testing.assert_allclose(last, model, rtol=1e-5)
+    first = beside.loglik[list(beside.model).index("gpt2-layers+layer0")]
+    assert first.mean() < model.mean()
+
+
+def test_a_training_run_slows_down(kl):
+    steps = read_tsv(kl.folder / "trajectories/steps.tsv")
+    moves = [float(row["kl"]) for row in steps if row["run"] == "demo/gpt2-base"]
+    assert len(moves) == 3
+    assert moves == sorted(moves, reverse=True)
