@@ -2,8 +2,8 @@
 
 Every process of the workflow makes a `Plan` when it starts, and asks it several times for each of
 thousands of jobs. So nothing heavy is imported, and whatever the configuration decides is worked
-out once. What follows from a plan is in ``plan_tables`` (which list it), ``turns``, ``products`` (maps and
-analyses), ``arguments`` (command lines) and ``submission`` (what jobs ask for).
+out once. What follows from a plan is in ``plan_tables`` (which list it), ``turns``, ``products``
+(maps and analyses), ``arguments`` (command lines) and ``submission`` (what jobs ask for).
 """
 
 from __future__ import annotations
