@@ -23,8 +23,8 @@ def main() -> None:
     offmap = (*args.offmap, None)[0], (*args.offmap_models, None)[0]
     with gathered(args.matrix, args.models, *offmap) as found:
         shifts = precision_shift.measure(found)
-    cosines = precision_directions.cosines(shifts)
-    tables = precision_tables.write(args.folder, shifts)
+        cosines = precision_directions.cosines(shifts)
+        tables = precision_tables.write(args.folder, shifts)
     precision_directions.write(args.folder / "cosines.tsv", shifts, cosines)
     texts = args.matrix.resolve().parent.name
     figure_quantization.write(args.folder, shifts, cosines, tables, texts)

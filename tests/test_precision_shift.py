@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import replace
+import tracemalloc
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +28,12 @@ from klmap import (
     store,
 )
 from klmap.arrays import Floats
+from klmap.blocks import ranges
 from klmap.design import Design
 from klmap.errors import InputError
 from klmap.gathered import gathered
 from klmap.models_table import Model
+from klmap.precision_directions import Cosines
 from klmap.precision_shift import Shifts
 from tests import mapfiles
 
@@ -78,11 +83,35 @@ def written(
     return paths
 
 
+@dataclass(frozen=True)
+class Held:
+    """The face of an open matrix, in memory."""
+
+    model: list[str]
+    values: Floats
+
+    def loglik(self, begin: int, end: int) -> Floats:
+        return self.values[begin:end]
+
+
 def measured(
     folder: Path, models: list[Model], loglik: Floats, noise: float | Floats = 0.01
 ) -> Shifts:
     with gathered(*written(folder, models, loglik, noise)) as some:
-        return precision_shift.measure(some)
+        held = Held(some.parts[0].model, some.raw(range(len(models))))
+        return precision_shift.measure(replace(some, parts=[held]))  # type: ignore[list-item]
+
+
+def vectors(some: Shifts) -> Floats:
+    return some.read(range(len(some.pairs)))[0]
+
+
+def losses(some: Shifts) -> Floats:
+    return some.read(range(len(some.pairs)))[1]
+
+
+def place(cosines: Cosines, first: int, second: int) -> int:
+    return [(pair.first, pair.second) for pair in cosines.pairs].index((first, second))
 
 
 def zoo(texts: int = 300, seed: int = 3) -> tuple[list[Model], Floats]:
@@ -221,7 +250,7 @@ def test_shifts_are_those_written_out(tmp_path: Path) -> None:
     some = measured(tmp_path, [row("a"), row("a", "nf4")], np.array([full, low]), 0.3)
     d = np.maximum(low, -900) - np.maximum(full, -900)
     centred = d - d.mean()
-    np.testing.assert_allclose(some.vector[0], centred, atol=1e-9)
+    np.testing.assert_allclose(vectors(some)[0], centred, atol=1e-9)
     assert some.kl[0] == pytest.approx(np.var(d) / UNIT)
     fourth = np.mean(centred**4) - np.mean(centred**2) ** 2
     assert some.se[0] == pytest.approx(math.sqrt(fourth / 200) / UNIT)
@@ -328,7 +357,7 @@ def test_medians_and_orders(tmp_path: Path) -> None:
              if some.full(n).model == "org--gpt-1" and pair.method == method)
         for method in ("nf4", "fp4")
     ]  # fmt: skip
-    pull = some.vector[numbers[1]] ** 2 - some.vector[numbers[0]] ** 2
+    pull = vectors(some)[numbers[1]] ** 2 - vectors(some)[numbers[0]] ** 2
     assert one.difference == pytest.approx(pull.mean() / UNIT)
     assert one.se == pytest.approx(pull.std() / math.sqrt(300) / UNIT)
 
@@ -370,9 +399,11 @@ def test_domains_add_up_and_the_one_that_suffers_is_named(tmp_path: Path) -> Non
     fp4 = {part.domain: part for part in parts if part.method == "fp4"}
     assert fp4["code"].share > 0.6 > 3 * fp4["code"].share_se
     rows = some.of("fp4")
-    share = np.mean([np.sum(some.vector[n, code] ** 2) / np.sum(some.vector[n] ** 2) for n in rows])
+    share = np.mean(
+        [np.sum(vectors(some)[n, code] ** 2) / np.sum(vectors(some)[n] ** 2) for n in rows]
+    )
     assert fp4["code"].share == pytest.approx(share)
-    loss = some.loss[rows][:, code].mean() / (600 * math.log(2))
+    loss = losses(some)[rows][:, code].mean() / (600 * math.log(2))
     assert fp4["code"].mean_shift == pytest.approx(loss)
     assert fp4["code"].mean_shift > 5 * fp4["code"].mean_shift_se
 
@@ -387,7 +418,7 @@ def test_errors_of_shares_are_those_of_a_bootstrap(tmp_path: Path) -> None:
     code = np.arange(300) % 3 == 0
     for _ in range(400):
         drawn = rng.integers(0, 300, 300)
-        squares = some.vector[some.of("nf4")][:, drawn] ** 2
+        squares = vectors(some)[some.of("nf4")][:, drawn] ** 2
         shares.append(np.mean(squares[:, code[drawn]].sum(axis=1) / squares.sum(axis=1)))
     assert part.share_se == pytest.approx(np.std(shares), rel=0.15)
 
@@ -399,17 +430,21 @@ def test_cosines_their_errors_and_their_null(tmp_path: Path) -> None:
     models, loglik = zoo()
     some = measured(tmp_path, models, loglik)
     cosines = precision_directions.cosines(some)
-    np.testing.assert_allclose(cosines.cosine, np.corrcoef(some.vector), atol=1e-9)
+    expected = np.corrcoef(vectors(some))
+    np.testing.assert_allclose(cosines.between, expected, atol=1e-9)
+    one, other = np.array([(pair.first, pair.second) for pair in cosines.pairs]).T
+    np.testing.assert_allclose(cosines.cosine, expected[one, other], atol=1e-9)
     nf4 = some.of("nf4")[:2]
-    first, second = some.vector[nf4]
+    first, second = vectors(some)[nf4]
+    here = place(cosines, *nf4)
     rng = np.random.default_rng(0)
     drawn = [rng.integers(0, 300, 300) for _ in range(600)]
     boot = np.std([np.corrcoef(first[some_], second[some_])[0, 1] for some_ in drawn])
-    assert cosines.se[tuple(nf4)] == pytest.approx(boot, rel=0.12)
+    assert cosines.se[here] == pytest.approx(boot, rel=0.12)
     signs = rng.choice([-1, 1], (4000, 300))
     size = np.sqrt(np.sum(first**2) * np.sum(second**2))
     null = np.std(signs @ (first * second) / size)
-    assert cosines.null_sd[tuple(nf4)] == pytest.approx(null, rel=0.05)
+    assert cosines.null_sd[here] == pytest.approx(null, rel=0.05)
 
 
 def test_unrelated_directions_stay_within_their_null(tmp_path: Path) -> None:
@@ -419,9 +454,9 @@ def test_unrelated_directions_stay_within_their_null(tmp_path: Path) -> None:
     models = [row(f"m{n}", variant) for n in range(30) for variant in ("", "nf4")]
     loglik = np.array([base + (size * rng.normal(0, 1, 400) if n % 2 else 0) for n in range(60)])
     found = precision_directions.cosines(measured(tmp_path, models, loglik))
-    above = np.triu_indices(30, 1)
-    assert np.std(found.cosine[above] / found.null_sd[above]) == pytest.approx(1, abs=0.1)
-    assert np.median(found.null_sd[above]) > 1.5 / math.sqrt(400)
+    assert len(found.pairs) == 30 * 29 / 2
+    assert np.std(found.cosine / found.null_sd) == pytest.approx(1, abs=0.1)
+    assert np.median(found.null_sd) > 1.5 / math.sqrt(400)
 
 
 def test_what_only_the_length_of_texts_makes_alike_is_taken_out(tmp_path: Path) -> None:
@@ -432,8 +467,8 @@ def test_what_only_the_length_of_texts_makes_alike_is_taken_out(tmp_path: Path) 
     loglik = np.array([base, base, base, base])
     loglik[[1, 3]] += -0.05 * lengths + rng.normal(0, 2, (2, 600))
     found = precision_directions.cosines(measured(tmp_path, models, loglik))
-    assert found.cosine[0, 1] > 0.6
-    assert abs(found.beside_length[0, 1]) < 0.15
+    assert found.cosine[0] > 0.6
+    assert abs(found.beside_length[0]) < 0.15
 
 
 def test_kinds_of_pairs_and_what_shared_noise_gives(tmp_path: Path) -> None:
@@ -455,8 +490,129 @@ def test_kinds_of_pairs_and_what_shared_noise_gives(tmp_path: Path) -> None:
     equal = base + rng.normal(0, 0.05, (3, 2000))
     rows = [row("a"), row("a", "int8"), row("a", "nf4")]
     noise = measured(tmp_path / "noise", rows, equal, 0.05)
-    cosine = precision_directions.cosines(noise).cosine[0, 1]
+    cosine = precision_directions.cosines(noise).cosine[0]
     assert precision_directions.shared_noise(noise, 0, 1) == pytest.approx(cosine, abs=0.08)
+
+
+def test_many_pairs_of_a_method_are_a_sample_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [row(f"{family}-{n}", v) for family in "abc" for n in range(5) for v in ("", "nf4")]
+    # Two repositories of one base model: two methods on it, and no two models of a family.
+    models += [row("b-0-gptq", relation="quantized", base_model=("org/b-0",))]
+    models += [row("b-0x-gptq", relation="quantized", base_model=("org/b-0",))]
+    models += [row("c-1-gptq", relation="quantized", base_model=("org/c-1",))]
+    loglik = -500 + np.random.default_rng(11).normal(0, 10, (len(models), 40))
+    some = measured(tmp_path, models, loglik)
+    every = {
+        (first, second): ("methods" if one.full == other.full else
+                          "family" if some.full(first).family == some.full(second).family else
+                          "families")
+        for second, other in enumerate(some.pairs) for first, one in enumerate(some.pairs[:second])
+        if one.full == other.full or one.method == other.method
+    }  # fmt: skip
+    whole = precision_directions.compared(some)
+    assert {(pair.first, pair.second): pair.kind for pair in whole} == every
+    assert len(whole) == len(every)
+
+    def totals(pairs: list[precision_directions.Compared]) -> dict[tuple[str, str], int]:
+        return {(pair.kind, pair.methods): pair.of for pair in pairs}
+
+    counted = Counter((pair.kind, pair.methods) for pair in whole)
+    assert totals(whole) == counted
+    monkeypatch.setattr(precision_directions, "MOST_PAIRS", 20)
+    part = precision_directions.compared(some)
+    assert set(part) < set(whole)
+    assert totals(part) == counted
+    assert Counter((pair.kind, pair.methods) for pair in part) == {
+        key: number if key[0] == "methods" else min(number, 20) for key, number in counted.items()
+    }
+    assert part == precision_directions.compared(some), "the same each time"
+    lines: list[str] = []
+    monkeypatch.setattr(
+        precision_directions.logger, "info", lambda text, *values: lines.append(text % values)
+    )
+    cosines = precision_directions.cosines(some)
+    precision_directions.write(tmp_path / "cosines.tsv", some, cosines)
+    cells = files.read_tsv(tmp_path / "cosines.tsv")
+    assert {cell["pairs"] for cell in cells if cell["kind"] == "families"} == {"75", "2"}
+    assert sorted(lines) == [
+        "cosines.tsv: a random sample, 20 of 30 pairs of nf4 within families",
+        "cosines.tsv: a random sample, 20 of 75 pairs of nf4 across families",
+    ]
+    monkeypatch.setattr(figure_quantization_cosines, "MOST_PAIRS", 20)
+    figure = figure_quantization_cosines.draw(some, cosines, "demo")
+    assert "at most 20 are compared, drawn at random" in said(figure)
+    assert {"75", "30"} <= {text.get_text() for axes in figure.axes for text in axes.texts}
+
+
+def said(figure: Figure) -> str:
+    return " ".join(" ".join(text.get_text() for text in figure.texts).split())
+
+
+def test_a_picture_of_many_shifts_has_all_methods_of_some_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [row(f"{f}-{n}", v) for f in "ab" for n in range(9) for v in ("", "int8", "nf4")]
+    loglik = -500 + np.random.default_rng(13).normal(0, 10, (len(models), 30))
+    some = measured(tmp_path, models, loglik)
+    assert len(precision_directions.cosines(some).shown) == 36
+    monkeypatch.setattr(precision_directions, "MOST_SHOWN", 12)
+    cosines = precision_directions.cosines(some)
+    names = Counter(some.full(number).model for number in cosines.shown)
+    assert set(names.values()) == {2}
+    assert Counter(name[:6] for name in names) == {"org--a": 3, "org--b": 3}
+    expected = np.corrcoef(vectors(some)[cosines.shown])
+    np.testing.assert_allclose(cosines.between, expected, atol=1e-9)
+    figure = figure_quantization_cosines.draw(some, cosines, "demo")
+    assert "Left: 12 of 36 shifts" in said(figure)
+
+
+def test_every_pair_is_as_likely_to_be_in_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_directions, "MOST_PAIRS", 3)
+    low, high = np.array([0, 0, 0, 3, 3]), np.array([0, 1, 2, 3, 4])
+    rng = np.random.default_rng(0)
+    drawn = Counter(
+        pair
+        for _ in range(4000)
+        for pair in map(tuple, precision_directions._drawn(low, high, rng)[0].tolist())
+    )
+    assert set(drawn) == {(0, 1), (0, 2), (1, 2), (3, 4)}
+    assert all(count == pytest.approx(3000, rel=0.05) for count in drawn.values())
+
+
+def test_memory_does_not_grow_with_models_times_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, loglik = zoo(texts=3000)
+    for n in range(140):
+        models += [row(f"m{n}"), row(f"m{n}", "nf4"), row(f"m{n}", "fp4")]
+    rng = np.random.default_rng(12)
+    loglik = np.vstack([loglik, rng.normal(-500, 20, (420, 3000))])
+    small = 1 << 18
+    for module in (precision_shift, precision_directions):
+        monkeypatch.setattr(module, "ranges", partial(ranges, most=small), raising=False)
+    monkeypatch.setattr(precision_directions, "MOST_PAIRS", 100, raising=False)
+    some = measured(tmp_path, models, loglik)
+    found = some.found
+    tracemalloc.start()
+    some = precision_shift.measure(found)
+    precision_tables.write(tmp_path, some)
+    cosines = precision_directions.cosines(some)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(some.pairs) == 292
+    # Counts of 1,000 samples of the texts are 6 MB of it; all shifts are 7 MB, once.
+    assert peak < 12e6
+    monkeypatch.undo()
+    # Blocks change nothing but the last digits.
+    whole = precision_shift.measure(found)
+    np.testing.assert_allclose(some.kl, whole.kl, rtol=1e-12)
+    np.testing.assert_allclose(some.se, whole.se, rtol=1e-9)
+    monkeypatch.setattr(precision_directions, "MOST_PAIRS", 100)
+    np.testing.assert_allclose(
+        precision_directions.cosines(whole).between, cosines.between, atol=1e-12
+    )
 
 
 # Files and figures

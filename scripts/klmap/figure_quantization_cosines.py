@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from klmap import charts, lineage, style
-from klmap.precision_directions import KINDS, Cosines, compared
+from klmap.precision_directions import KINDS, MOST_PAIRS, Cosines
 from klmap.precision_shift import NOTHING, SURE, Shifts, subject
 
 MOST_NAMES = 60
@@ -32,6 +33,7 @@ _HEADINGS = {
 _ALONE = "One model in a lower precision has no direction to share."
 _FEW = 40
 _WIDTH = 11.0
+_LINE = 165
 _TOP = 1.05
 _NOTE = 0.7
 
@@ -44,11 +46,12 @@ def draw(shifts: Shifts, cosines: Cosines, texts: str) -> Figure:
         cosines: between them.
         texts: name of the text set.
     """
-    count = len(shifts.pairs)
+    count = len(cosines.shown)
     named = count <= MOST_NAMES
     models = lineage.short_names(shifts.models)
-    names = [f"{style.shorten(models[pair.full], 24)}  {pair.method}" for pair in shifts.pairs]
-    families = [style.shorten(shifts.full(number).family, 18) for number in range(count)]
+    pairs = [shifts.pairs[number] for number in cosines.shown]
+    names = [f"{style.shorten(models[pair.full], 24)}  {pair.method}" for pair in pairs]
+    families = [style.shorten(shifts.full(number).family, 18) for number in cosines.shown]
     labels = style.widest(names if named else families, 7.5)
     margin = 0.5 + labels
     wide = 0.45 + style.widest(list(_HEADINGS.values()), 8.5)
@@ -62,12 +65,7 @@ def draw(shifts: Shifts, cosines: Cosines, texts: str) -> Figure:
         return figure
     figure = style.new_figure(
         width, height, heading, subject(shifts, texts, "cosines"),
-        "Cosine: correlation, over texts, of what two models in a lower precision change about "
-        "log-likelihoods. Grey band: ±2 standard deviations of unrelated directions,\n"
-        "1/√N and more where both change the same texts. On one model both share the errors of "
-        "full precision, which alone make them alike where a shift is not above\n"
-        "the noise. Numbers at the right: pairs. The band and the controls in cosines.tsv are "
-        "klmap's own.",
+        _note(shifts, cosines),
     )  # fmt: skip
     axes = style.add_axes(figure, margin, height - _TOP - side, width - margin - side, _TOP)
     _heatmap(figure, axes, shifts, cosines, names if named else [], side)
@@ -77,6 +75,22 @@ def draw(shifts: Shifts, cosines: Cosines, texts: str) -> Figure:
     left = margin + side + 0.8 + wide
     _kinds(style.add_axes(figure, left, max(bottom, _NOTE + 0.5), 0.6, _TOP), shifts, cosines)
     return figure
+
+
+def _note(shifts: Shifts, cosines: Cosines) -> str:
+    count, shown = len(shifts.pairs), len(cosines.shown)
+    most = max((pair.of for pair in cosines.pairs if pair.kind != KINDS[0]), default=0)
+    drawn = f"; of one method at most {MOST_PAIRS:,} are compared, drawn at random"
+    part = f" Left: {shown:,} of {count:,} shifts, of evenly spaced models."
+    return textwrap.fill(
+        "Cosine: correlation, over texts, of what two models in a lower precision change about "
+        "log-likelihoods. Grey band: ±2 standard deviations of unrelated directions, 1/√N and more "
+        "where both change the same texts. On one model both share the errors of full precision, "
+        "which alone make them alike where a shift is not above the noise. Numbers at the right: "
+        f"pairs{drawn if most > MOST_PAIRS else ''}.{part if shown < count else ''} The band and "
+        "the controls in cosines.tsv are klmap's own.",
+        _LINE,
+    )
 
 
 def _families(axes: Axes, families: Sequence[str], side: float) -> None:
@@ -103,9 +117,9 @@ def _heatmap(
     names: Sequence[str],
     side: float,
 ) -> None:
-    count = len(shifts.pairs)
+    count = len(cosines.shown)
     colors = mpl.colormaps["PuOr_r"].with_extremes(bad="#e5e7eb")
-    shown = cosines.cosine.copy()
+    shown = cosines.between.copy()
     np.fill_diagonal(shown, np.nan)
     norm = Normalize(-1, 1)
     axes.imshow(shown, cmap=colors, norm=norm, interpolation="nearest", aspect="equal")
@@ -116,11 +130,11 @@ def _heatmap(
     axes.tick_params(length=0, pad=11)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    each, _ = style.categories([shifts.full(n).family for n in range(count)])
+    each, _ = style.categories([shifts.full(n).family for n in cosines.shown])
     thick = 0.09 / side
     charts.strip(axes.inset_axes((-1.5 * thick, 0, thick, 1)), each, True)
     charts.strip(axes.inset_axes((0, -1.5 * thick, 1, thick)), each, False)
-    groups = [(shifts.full(n).family, pair.method) for n, pair in enumerate(shifts.pairs)]
+    groups = [(shifts.full(n).family, shifts.pairs[n].method) for n in cosines.shown]
     for place in range(1, count):
         if groups[place] != groups[place - 1]:
             bold = groups[place][0] != groups[place - 1][0]
@@ -140,30 +154,30 @@ def _heatmap(
 
 def _kinds(axes: Axes, shifts: Shifts, cosines: Cosines) -> None:
     """The cosines of each kind of pair, one by one, with their median."""
-    groups: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    for item in compared(shifts):
-        groups.setdefault((item.kind, item.methods), []).append((item.first, item.second))
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(cosines.pairs):
+        groups.setdefault((item.kind, item.methods), []).append(place)
     names = {name: number for number, name in enumerate(shifts.methods)}
     keys = sorted(
         groups,
         key=lambda key: (KINDS.index(key[0]), [names[name] for name in key[1].split(", ")]),
     )
-    rows: list[tuple[str, list[tuple[int, int]]]] = []
+    rows: list[tuple[str, list[int]]] = []
     for kind in KINDS:
         some = [key for key in keys if key[0] == kind][:MOST_ROWS]
         if some:
             rows += [(_HEADINGS[kind], [])]
             rows += [(key[1].replace(", ", " and "), groups[key]) for key in some]
     rng = np.random.default_rng(0)
-    for row, (_, pairs) in enumerate(rows):
-        if pairs:
-            _row(axes, row, cosines, pairs, rng)
+    for row, (_, places) in enumerate(rows):
+        if places:
+            _row(axes, row, cosines, places, rng)
     axes.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
     axes.set_xlim(-1.02, 1.02)
     axes.set_ylim(max(len(rows), 4) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows], size=8, color=style.INK)
-    for tick, (_, pairs) in zip(axes.get_yticklabels(), rows, strict=True):
-        tick.set_fontweight("normal" if pairs else "bold")
+    for tick, (_, places) in zip(axes.get_yticklabels(), rows, strict=True):
+        tick.set_fontweight("normal" if places else "bold")
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("cosine", size=8.5)
     axes.set_xticks([-1, -0.5, 0, 0.5, 1])
@@ -176,15 +190,14 @@ def _row(
     axes: Axes,
     row: int,
     cosines: Cosines,
-    pairs: Sequence[tuple[int, int]],
+    places: Sequence[int],
     rng: np.random.Generator,
 ) -> None:
-    first, second = (np.array(side) for side in zip(*pairs, strict=True))
-    values = cosines.cosine[first, second]
+    values = cosines.cosine[places]
     known = np.isfinite(values)
     if not known.any():
         return
-    values, null = values[known], SURE * float(np.median(cosines.null_sd[first, second][known]))
+    values, null = values[known], SURE * float(np.median(cosines.null_sd[places][known]))
     axes.barh(row, 2 * null, 0.8, -null, color="#e5e7eb", zorder=0)
     axes.plot(
         [np.median(values)] * 2, [row - 0.38, row + 0.38], color=style.INK, linewidth=1.8, zorder=4,
@@ -198,5 +211,6 @@ def _row(
         color="#0072B2", alpha=0.8 if few else 0.4, markeredgecolor="none", zorder=3,
     )  # fmt: skip
     axes.text(
-        1.05, row, f"{len(values):,}", size=7.5, color=style.MUTED, va="center", ha="left",
+        1.05, row, f"{cosines.pairs[places[0]].of:,}", size=7.5, color=style.MUTED, va="center",
+        ha="left",
     )  # fmt: skip

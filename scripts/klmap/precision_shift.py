@@ -21,17 +21,22 @@ less than fp4 is chance; over many models, or in a large one, it evens out.
 
 The code length that a model loses, by the mean of ``d``, is not in the KL, which is of the centred
 differences.
+
+Differences are read block by block of shifts wherever they are needed: all of them at once would
+not fit in memory with 30,000 models. What is held at a time is some blocks of 32 MB, and numbers
+per shift.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from klmap.arrays import Bools, Floats, Rows
+from klmap.arrays import Bools, Floats, Ints, Rows
+from klmap.blocks import ranges
 from klmap.errors import InputError
 from klmap.gathered import Gathered
 from klmap.geometry import nats_per_unit
@@ -59,9 +64,8 @@ class Shifts:
     """R models in a lower precision, each against the same model in full precision.
 
     Attributes:
-        models: rows of models.tsv and offmap.tsv, to which the pairs refer.
-        pairs: the R pairs, by family, method and name.
-        vector: (R, N) float64, lower less full precision, clipped and centred over texts; nats.
+        found: where log-likelihoods are read, for as long as it is open.
+        pairs: the R pairs of rows of ``found``, by family, method and name.
         kl: (R,) bits per byte.
         se: (R,) standard error of ``kl`` over texts, bits per byte.
         floor: (R,) noise floor of the pair, bits per byte; NaN where unknown.
@@ -71,15 +75,11 @@ class Shifts:
             0 where it is unknown.
         mean: (R,) how many bits per byte the texts cost more than in full precision; not clipped.
         mean_se: (R,) its standard error over texts; NaN for one text.
-        loss: (R, N) float64, what each text costs more, nats; not clipped.
-        n_bytes: (N,) bytes of the texts.
         domains: of the texts.
-        mean_bytes: bytes per text, B.
     """
 
-    models: list[Model]
+    found: Gathered
     pairs: list[Pair]
-    vector: Floats
     kl: Floats
     se: Floats
     floor: Floats
@@ -88,10 +88,22 @@ class Shifts:
     shared: Floats
     mean: Floats
     mean_se: Floats
-    loss: Floats
-    n_bytes: Floats
     domains: Domains
-    mean_bytes: float
+
+    @property
+    def models(self) -> list[Model]:
+        """Rows of models.tsv and offmap.tsv, to which the pairs refer."""
+        return self.found.models
+
+    @property
+    def n_bytes(self) -> Ints:
+        """(N,) bytes of the texts."""
+        return self.found.n_bytes
+
+    @property
+    def mean_bytes(self) -> float:
+        """Bytes per text, B."""
+        return self.found.mean_bytes
 
     @property
     def methods(self) -> list[str]:
@@ -101,6 +113,23 @@ class Shifts:
     def of(self, method: str) -> Rows:
         """Which of the R pairs are of a method."""
         return np.flatnonzero([pair.method == method for pair in self.pairs])
+
+    def read(self, numbers: Sequence[int] | Rows) -> tuple[Floats, Floats]:
+        """The shifts with some of the numbers 0 to R - 1, and what each text costs more.
+
+        Returns:
+            (n, N) float64, lower less full precision, clipped and centred over texts, nats; and
+            (n, N) float64, full less lower precision, not clipped, nats.
+
+        Raises:
+            InputError: a file is truncated.
+        """
+        return _read(self.found, [self.pairs[number] for number in numbers])
+
+    def blocks(self, numbers: Rows) -> Iterator[tuple[Floats, Floats]]:
+        """The same of many, by blocks."""
+        for begin, end in ranges(len(numbers), 8 * len(self.n_bytes)):
+            yield self.read(numbers[begin:end])
 
     def full(self, number: int) -> Model:
         """The model in full precision of a pair."""
@@ -132,35 +161,47 @@ def measure(found: Gathered) -> Shifts:
         )  # fmt: skip
     first = np.array([pair.row for pair in pairs], np.int64)
     second = np.array([pair.full for pair in pairs], np.int64)
-    rows, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
-    raw = found.raw(rows)
-    clipped = np.maximum(raw, found.clip_threshold)
-    left, right = inverse[: len(pairs)], inverse[len(pairs) :]
-    vector = clipped[left] - clipped[right]
-    vector -= vector.mean(axis=1, keepdims=True)
-    loss = raw[right] - raw[left]
-    texts, unit = vector.shape[1], 2 * nats_per_unit(found.mean_bytes)
-    squares, fourths = np.mean(vector**2, axis=1), np.mean(vector**4, axis=1)
-    spread = fourths - squares**2
+    texts, unit = len(found.domain), 2 * nats_per_unit(found.mean_bytes)
+    squares, spread, mean = (np.empty(len(pairs)) for _ in range(3))
+    deviation = np.full(len(pairs), math.nan)
+    for begin, end in ranges(len(pairs), 8 * texts):
+        part = slice(begin, end)
+        vector, loss = _read(found, pairs[part])
+        mean[part] = loss.mean(axis=1)
+        if texts > 1:
+            deviation[part] = loss.std(axis=1, ddof=1)
+        np.square(vector, out=vector)
+        squares[part] = vector.mean(axis=1)
+        spread[part] = np.mean(np.square(vector, out=vector), axis=1) - squares[part] ** 2
     errors = found.noise[first], found.noise[second]
-    deviation = loss.std(axis=1, ddof=1) if texts > 1 else np.full(len(pairs), math.nan)
     return Shifts(
-        models=found.models,
+        found=found,
         pairs=pairs,
-        vector=vector,
         kl=squares / unit,
         se=np.sqrt(np.maximum(spread, 0) / texts) / unit,
         floor=found.noise_floor(first, second),
         real=_real(squares, spread, errors, texts),
         known=np.isfinite(errors[0] + errors[1]),
         shared=np.nan_to_num(errors[1]) ** 2 / unit,
-        mean=2 * loss.mean(axis=1) / unit,
+        mean=2 * mean / unit,
         mean_se=2 * deviation / math.sqrt(texts) / unit,
-        loss=loss,
-        n_bytes=found.n_bytes.astype(np.float64),
         domains=domains_of(found.domain),
-        mean_bytes=found.mean_bytes,
     )
+
+
+def _read(found: Gathered, pairs: Sequence[Pair]) -> tuple[Floats, Floats]:
+    rows, inverse = np.unique(
+        [*(pair.row for pair in pairs), *(pair.full for pair in pairs)], return_inverse=True
+    )
+    left, right = inverse[: len(pairs)], inverse[len(pairs) :]
+    raw = found.raw(rows.astype(np.int64))
+    loss = raw[right]
+    loss -= raw[left]
+    np.maximum(raw, found.clip_threshold, out=raw)
+    vector = raw[left]
+    vector -= raw[right]
+    vector -= vector.mean(axis=1, keepdims=True)
+    return vector, loss
 
 
 def _sorted(pairs: Sequence[Pair], models: Sequence[Model]) -> list[Pair]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+from klmap.arrays import Floats
 from klmap.files import write_tsv
 from klmap.geometry import nats_per_unit
 from klmap.log import logger
@@ -127,23 +129,21 @@ def by_method(shifts: Shifts, draws: int = DRAWS) -> list[Method]:
     Each of the bootstrap samples draws the texts anew, the same ones for all models, and the models
     of each method. Models are drawn one by one, as if they were independent.
     """
-    groups = {name: shifts.of(name) for name in shifts.methods}
     rng = np.random.default_rng(_SEED)
-    texts = shifts.vector.shape[1]
-    squares = shifts.vector**2
-    medians: dict[str, list[float]] = {name: [] for name in groups}
+    texts = len(shifts.n_bytes)
+    # How often a text is drawn is a small number, and there are as many as texts times samples.
+    counts = np.empty((texts, draws), np.uint16)
     for begin in range(0, draws, _BLOCK):
-        chance = np.full(texts, 1 / texts)
-        counts = rng.multinomial(texts, chance, min(_BLOCK, draws - begin)).T / texts
-        kl = squares @ counts - (shifts.vector @ counts) ** 2
-        for name, rows in groups.items():
-            for column in kl.T:
-                medians[name].append(float(np.median(rng.choice(column[rows], len(rows)))))
+        chance, some = np.full(texts, 1 / texts), min(_BLOCK, draws - begin)
+        counts[:, begin : begin + some] = rng.multinomial(texts, chance, some).T
     unit = 2 * nats_per_unit(shifts.mean_bytes)
     result = []
-    for name, rows in groups.items():
+    for name in shifts.methods:
+        rows = shifts.of(name)
+        drawn = np.concatenate([_drawn(vector, counts) for vector, _ in shifts.blocks(rows)])
+        medians = [np.median(rng.choice(column, len(rows))) for column in drawn.T]
         kl, mean, sure = shifts.kl[rows], shifts.mean[rows], SURE * shifts.mean_se[rows]
-        low, high = (float(end) / unit for end in np.quantile(medians[name], (0.025, 0.975)))
+        low, high = (float(end) / unit for end in np.quantile(medians, (0.025, 0.975)))
         q25, middle, q75 = (float(value) for value in np.quantile(kl, (0.25, 0.5, 0.75)))
         result.append(
             Method(
@@ -154,22 +154,36 @@ def by_method(shifts: Shifts, draws: int = DRAWS) -> list[Method]:
     return result
 
 
+def _drawn(vector: Floats, counts: npt.NDArray[np.uint16]) -> Floats:
+    """(n, draws) variances of n shifts over the texts of each sample."""
+    squares, texts = vector**2, vector.shape[1]
+    found = np.empty((len(vector), counts.shape[1]))
+    for begin in range(0, counts.shape[1], _BLOCK):
+        part = slice(begin, begin + _BLOCK)
+        weights = counts[:, part] / texts
+        found[:, part] = squares @ weights - (vector @ weights) ** 2
+    return found
+
+
 def by_domain(shifts: Shifts) -> list[Part]:
     """Share of the KL, and added code length, of each domain under each method.
 
     The models of a method count alike, whatever their KLs; those that do not differ from full
     precision at all are left out.
     """
-    domains, texts = shifts.domains, shifts.vector.shape[1]
+    domains, texts = shifts.domains, len(shifts.n_bytes)
     result = []
     for method in shifts.methods:
         rows = shifts.of(method)
         rows = rows[shifts.kl[rows] > 0]
         if not len(rows):
             continue
-        squares = shifts.vector[rows] ** 2
-        carried = (squares / squares.mean(axis=1, keepdims=True)).mean(axis=0)
-        loss = shifts.loss[rows].mean(axis=0)
+        carried, loss = np.zeros(texts), np.zeros(texts)
+        for vector, lost in shifts.blocks(rows):
+            np.square(vector, out=vector)
+            vector /= vector.mean(axis=1, keepdims=True)
+            carried += vector.sum(axis=0) / len(rows)
+            loss += lost.sum(axis=0) / len(rows)
         for code, name in enumerate(domains.names):
             inside = domains.code == code
             share = float(carried[inside].sum()) / texts
@@ -197,9 +211,12 @@ def orders(shifts: Shifts) -> list[Order]:
         by_full.setdefault(pair.full, {}).setdefault(pair.method, number)
     for full, numbers in sorted(by_full.items()):
         present = [name for name in names if name in numbers]
-        for first, second in itertools.pairwise(present):
+        if len(present) < 2:
+            continue
+        squares = shifts.read([numbers[name] for name in present])[0] ** 2
+        for place, (first, second) in enumerate(itertools.pairwise(present)):
             one, two = numbers[first], numbers[second]
-            pull = shifts.vector[two] ** 2 - shifts.vector[one] ** 2
+            pull = squares[place + 1] - squares[place]
             difference = float(pull.mean()) / unit
             se = float(pull.std()) / math.sqrt(len(pull)) / unit
             known = shifts.known[one] and shifts.known[two]
