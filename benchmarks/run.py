@@ -80,6 +80,14 @@ SECTIONS = {
         "ten draws, against the distances by all texts. The peer is the definition of the KL "
         "probabilities, a sum over all pairs of models.",
     ),
+    "related": (
+        "Related models",
+        "Hidden states of Llamas with random weights on real texts; the two analyses that look at "
+        "most pairs, on made-up log-likelihoods; sketches and a merge of two checkpoints; exact "
+        "divergences of two models. The peers are the loops that people write: every hidden state "
+        "kept, read through norm and head; both state dicts in memory; both log-softmaxes whole. "
+        "Every way runs as a whole process.",
+    ),
     "explorer": (
         "The page",
         "Made-up models on 2,000 texts of 22 domains. Pages are opened from the disk in headless "
