@@ -414,7 +414,7 @@ def test_what_spans_decades_is_logarithmic(tmp_path: Path):
 def test_lineage_layout_and_texts_are_told(made: MapFiles, data: dict[str, Any]):
     assert data["models"] == [model.model for model in made.models]
     assert data["parents"] == [list(pair) for pair in lineage.parents(made.models)]
-    assert data["runs"] == [list(run.rows) for run in lineage.runs(made.models)]
+    assert data["runs"] == [list(run.rows) for run in lineage.ways(made.models)]
     assert data["runs"]
     assert data["parents"]
     assert data["beyond"] == 8.0

@@ -390,6 +390,19 @@ def test_checkpoints_are_ordered_by_number_and_end_with_the_default_revision() -
     assert lineage.runs(rows) == [lineage.Run("o/m", "", (2, 1, 3, 0))]
 
 
+def test_layers_are_joined_in_their_order_up_to_the_model_itself() -> None:
+    def inside(number: int, variant: str = "") -> Model:
+        own = "+".join(filter(None, [variant, f"layer{number}"]))
+        return _model(f"o--m+{own}", id="o/m", variant=own, layer=number)
+
+    rows = [inside(10), _model("o--m", id="o/m"), inside(2), inside(0, "int8"), inside(1, "int8")]
+    rows.append(_model("o--m@step5", id="o/m", revision="step5"))
+    joined = [lineage.Run("o/m", "", (2, 0, 1)), lineage.Run("o/m", "int8", (3, 4))]
+    assert lineage.layers(rows) == joined
+    assert lineage.ways(rows) == [lineage.Run("o/m", "", (5, 1)), *joined]
+    assert lineage.checkpoint_name(rows[0]) == "layer10"
+
+
 def test_parents_are_the_last_checkpoint_of_the_base() -> None:
     rows = [
         _model("base@step1", id="base", revision="step1"),

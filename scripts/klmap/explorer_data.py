@@ -10,7 +10,8 @@ of models.tsv, D domains of the texts by falling size, k neighbours; bits per by
   that were scored on the selection alone). ``mean_bytes`` is then that of the reference.
 - ``models``: K names. ``columns``: see :func:`klmap.explorer_columns.columns` and, of benchmark
   scores, :func:`klmap.explorer_columns.scores`.
-- ``parents``: [parent, child] rows; ``runs``: rows of each run in order (:mod:`klmap.lineage`).
+- ``parents``: [parent, child] rows; ``runs``: rows of each run, or of the layers of a model, in
+  order (:mod:`klmap.lineage`).
 - ``neighbors``: ``index`` u4, ``kl`` f4, ``se`` f4, ``flags`` u1 (1 beyond, 2 below the noise),
   all [K, k]; ``domains`` u1 [K, k, D], the exact share of each domain in 255ths.
 - ``pairs``: see :func:`klmap.explorer_arrays.pairs`; null where kl.h5 has no pairs or the page
@@ -144,7 +145,7 @@ def payload(
             "models": [model.model for model in models],
             "columns": _columns(models_path, benchmark_paths, predictions_path, models),
             "parents": [list(pair) for pair in lineage.parents(models)],
-            "runs": [list(run.rows) for run in lineage.runs(models)],
+            "runs": [list(run.rows) for run in lineage.ways(models)],
             "neighbors": near,
             "pairs": None,
             "noise": packed(distances.noise, "f4"),

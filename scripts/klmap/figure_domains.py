@@ -119,7 +119,7 @@ def _panel(axes: Axes, scene: Scene, coloring: style.Coloring, points: Floats, s
             LineCollection(list(traces), colors=style.RULE, linewidths=0.7, zorder=1),
             autolim=False,
         )
-    for run in lineage.runs(scene.models):
+    for run in lineage.ways(scene.models):
         color = style.MUTED if coloring.bar else coloring.categories[run.rows[-1]].color
         line = points[list(run.rows)]
         width = 1.0 if count <= MOST_TRACES else 0.4

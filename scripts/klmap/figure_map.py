@@ -108,7 +108,7 @@ def _map(
         0.3 if ellipses and len(scene.models) <= MOST_LABELS else 1
     )
     frame(axes, np.vstack([scene.points, _corners(ellipses)]))
-    runs = lineage.runs(scene.models)
+    runs = lineage.ways(scene.models)
     pairs = lineage.parents(scene.models) if len(scene.models) <= MOST_ARROWS else []
     if ellipses:
         runs, pairs = [], []
@@ -121,7 +121,7 @@ def _map(
         _draw_labels(axes, scene, sizes, runs, pairs)
     if method == "pca" and len(scene.models) > 1:
         _scale_bar(axes)
-    _legend(figure, scene, coloring, bool(runs), bool(pairs))
+    _legend(figure, scene, coloring, runs, bool(pairs))
     return figure
 
 
@@ -208,7 +208,7 @@ def _marker_sizes(scene: Scene, coloring: style.Coloring) -> Floats:
     count = len(scene.models)
     area = 95.0 if count <= MOST_LABELS else 45.0 if count <= 300 else 17.0
     sizes = area * np.array([style.AREA.get(own.marker, 1.0) for own in coloring.categories])
-    for run in lineage.runs(scene.models):
+    for run in lineage.ways(scene.models):
         sizes[list(run.rows[:-1])] *= 0.42
     return sizes
 
@@ -371,13 +371,19 @@ def _legend_arrow(*, width: float, height: float, **_: Any) -> FancyArrowPatch:
 
 
 def _legend(
-    figure: Figure, scene: Scene, coloring: style.Coloring, has_runs: bool, has_pairs: bool
+    figure: Figure,
+    scene: Scene,
+    coloring: style.Coloring,
+    runs: Sequence[lineage.Run],
+    has_pairs: bool,
 ) -> None:
     width, height = figure.get_size_inches()
     left, top = 1 - (_SIDE - 0.15) / width, 1 - _TOP / height
     lines: list[Artist] = []
-    if has_runs:
-        label = "checkpoints, in order"
+    if runs:
+        inside = [scene.models[run.rows[0]].layer is not None for run in runs]
+        kinds = ["checkpoints"] * (not all(inside)) + ["layers"] * any(inside)
+        label = f"{' and '.join(kinds)}, in order"
         lines.append(Line2D([], [], color=style.MUTED, linewidth=1.6, alpha=0.7, label=label))
     if has_pairs:
         lines.append(Patch(color=style.INK, alpha=0.6, label="made from its parent"))

@@ -13,12 +13,12 @@ from klmap.models_table import Model
 
 @dataclass(frozen=True)
 class Run:
-    """The checkpoints of one training run.
+    """The checkpoints of one training run, or the layers of one model.
 
     Attributes:
         id: the id that all of them share.
         variant: the variant that all of them share, for example ``int8``.
-        rows: their rows in the order of training, at least two.
+        rows: their rows in the order of training, or of layers, at least two.
     """
 
     id: str
@@ -63,6 +63,28 @@ def runs(models: Sequence[Model]) -> list[Run]:
     return found
 
 
+def layers(models: Sequence[Model]) -> list[Run]:
+    """Hidden states of one model in their order, and the model itself where it is on the map."""
+    groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for row, model in enumerate(models):
+        own = f"layer{model.layer}"
+        variant = "+".join(part for part in model.variant.split("+") if part != own)
+        groups[model.id, model.revision, variant].append(row)
+    found = []
+    for (id_, _, variant), rows in sorted(groups.items()):
+        inside = [row for row in rows if models[row].layer is not None]
+        whole = [row for row in rows if models[row].layer is None][:1]
+        inside.sort(key=lambda row: (models[row].layer or 0, row))
+        if inside and len(inside + whole) > 1:
+            found.append(Run(id_, variant, (*inside, *whole)))
+    return found
+
+
+def ways(models: Sequence[Model]) -> list[Run]:
+    """What a map joins by lines: checkpoints of a training run, and layers of a model."""
+    return [*runs(models), *layers(models)]
+
+
 def parents(models: Sequence[Model]) -> list[tuple[int, int]]:
     """Rows of (parent, child) for every base model that is on the map itself.
 
@@ -93,8 +115,8 @@ def short_names(models: Sequence[Model]) -> list[str]:
 
 
 def checkpoint_name(model: Model) -> str:
-    """What sets a checkpoint apart from the others of its run: ``step20``, or ``final``."""
-    return model.revision or "final"
+    """What sets a row apart from the others of its run: ``step20``, ``final``, ``layer3``."""
+    return model.revision or "final" if model.layer is None else f"layer{model.layer}"
 
 
 def _order(model: Model) -> tuple[float, str, str]:

@@ -93,8 +93,8 @@ function drawLegend() {
 const SWITCHES = [
   ["lineage", "Lineage", () => payload.parents.length > 0,
     "Arrows lead from a base model to what was made from it, as model cards say."],
-  ["runs", "Training runs", () => payload.runs.length > 0,
-    "Lines join checkpoints of one training run in their order."],
+  ["runs", "Runs, layers", () => payload.runs.length > 0,
+    "Lines join checkpoints of one training run, and layers of one model, in their order."],
   ["ellipses", "95 % ellipses", () => Boolean(payload.ellipses),
     `Where 95 of 100 samples of texts of the same kind would put the model.${
       added.size ? ` Those of ringed models hold the choice of their texts too${

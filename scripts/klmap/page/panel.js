@@ -32,8 +32,9 @@ function relations(row) {
     made.length && make("p", { class: "line" }, "Made from it: ",
       ...made.slice(0, 12).map((child) => modelButton(child)),
       made.length > 12 ? `and ${made.length - 12} more` : ""),
-    run && make("p", { class: "line" }, `One of ${run.length} checkpoints of a run. `,
-      button("Select the run", () => select(run), { class: "link" })),
+    run && make("p", { class: "line" },
+      /\+layer\d+$/.test(names[run[0]]) ? `One of ${run.length} layers of a model. ` : `One of ${run.length} checkpoints of a run. `,
+      button("Select them", () => select(run), { class: "link" })),
   ];
 }
 
