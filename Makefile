@@ -39,8 +39,15 @@ demo: setup ## Train two dozen tiny models, score them and draw their map; no ne
 	@echo "The map is finished. Open:"
 	@ls results/demo/map.html results/demo/figures/*.png results/demo/neighbors.tsv results/demo/models.tsv | sed 's/^/  /'
 
+# Two processes: whole workflows mostly wait, the rest mostly computes.
+WORKFLOWS := $(wildcard tests/test_slurm.py tests/test_*_workflow.py tests/test_demo.py)
+
 test: setup ## Run the tests.
-	$(BIN)/python -m pytest tests
+	@log=$$(mktemp); \
+	$(BIN)/python -m pytest $(WORKFLOWS) > "$$log" 2>&1 & workflows=$$!; \
+	$(BIN)/python -m pytest tests $(WORKFLOWS:%=--ignore=%); rest=$$?; \
+	echo "The tests of whole workflows:"; wait $$workflows; status=$$?; \
+	cat "$$log"; rm -f "$$log"; exit $$((rest ? rest : status))
 
 lint: setup ## Check style, types and the workflow.
 	$(BIN)/ruff check .
