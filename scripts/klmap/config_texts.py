@@ -11,14 +11,9 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from klmap.config_prompts import Edit, Fields, Prompted, Strict
 
 SHA256_PATTERN = r"[0-9a-fA-F]{64}"
 
@@ -31,13 +26,7 @@ _COMMIT = re.compile(r"(?:^|/)[0-9a-f]{40}(?:/|$)")
 Convention = Literal["dtype", "prefix", "overlength"]
 
 
-class Strict(BaseModel):
-    """A section of config.yaml: unknown keys are errors, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Texts(Strict):
+class _Texts(Prompted):
     n: int | None = Field(None, ge=2)
     """Number of texts; null takes all that the source has."""
     max_bytes: int = Field(1024, ge=16)
@@ -48,8 +37,14 @@ class _Texts(Strict):
     """Seed of the sample."""
 
     def recipe(self) -> dict[str, Any]:
-        """What decides which texts come out: the part of the fingerprint that concerns texts."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """What decides which texts come out: the part of the fingerprint that concerns texts.
+
+        Edits and PMI are left out: what they add does not change these texts.
+        """
+        plain = self.model_dump(
+            mode="json", exclude_none=True, by_alias=True, exclude={"edits", "pmi"}
+        )
+        return plain | self.prompts_recipe()
 
 
 class EnvironmentTexts(_Texts):
@@ -60,7 +55,7 @@ class EnvironmentTexts(_Texts):
     """Number of texts, spread evenly over the domains."""
 
 
-class RecordTexts(_Texts):
+class RecordTexts(Fields, _Texts):
     """What texts that come as one file have in common, wherever the file is."""
 
     text_field: str = Field("text", alias="field")
@@ -71,10 +66,6 @@ class RecordTexts(_Texts):
     """Cut every record into chunks and sample them, instead of taking records as they are."""
     min_bytes: int = Field(0, ge=0)
     """A text must have strictly more UTF-8 bytes than this."""
-
-    def recipe(self) -> dict[str, Any]:
-        """Name the field as in config.yaml."""
-        return self.model_dump(mode="json", exclude_none=True, by_alias=True)
 
 
 class FileTexts(RecordTexts):
@@ -136,7 +127,7 @@ class UrlTexts(RecordTexts):
         return recipe
 
 
-class HubTexts(_Texts):
+class HubTexts(Fields, _Texts):
     """A dataset of the Hugging Face Hub, streamed, cut into chunks and sampled."""
 
     source: Literal["hub"]
@@ -160,10 +151,9 @@ class HubTexts(_Texts):
     """Chunks drawn, of which the first n are kept; null draws four times n, as published."""
 
     def recipe(self) -> dict[str, Any]:
-        """Name the field as in config.yaml."""
-        recipe = self.model_dump(mode="json", exclude_none=True, by_alias=True)
+        """What decides which texts come out."""
         # Here null means something: the whole split, not the default number of documents.
-        return {**recipe, "documents": self.documents}
+        return {**super().recipe(), "documents": self.documents}
 
 
 class SelectionTexts(Strict):
@@ -227,6 +217,44 @@ DrawnTexts = Annotated[
     EnvironmentTexts | FileTexts | UrlTexts | HubTexts, Field(discriminator="source")
 ]
 """A text set that is drawn from a source of texts."""
+
+
+class VariantTexts(Strict):
+    """A text set that follows from another one with prompts; no key of config.yaml makes one.
+
+    It has the same responses. Edits change the prompts; without any, the vectors of its models are
+    what their prompts add to the responses (PMI).
+    """
+
+    source: Literal["variant"] = "variant"
+    of: str
+    """The text set that it follows from."""
+    base: DrawnTexts
+    """Its configuration."""
+    edit: str | None = None
+    """Name of the edit."""
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The single edits, in the order in which they are made."""
+        return [] if self.edit is None else self.base.parts_of(self.edit)
+
+    @property
+    def n(self) -> int | None:
+        """Number of texts; None where all that the source has are taken."""
+        return self.base.n
+
+    @property
+    def max_bytes(self) -> int:
+        """Upper end of a chunk in UTF-8 bytes."""
+        return self.base.max_bytes
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the texts: an edit by another name is the same."""
+        found = self.base.recipe()
+        edits = [edit.model_dump(mode="json", exclude_none=True) for edit in self.edits]
+        return {**found, "edits": edits} if edits else found
+
 
 TextSet = Annotated[DrawnTexts | SelectionTexts, Field(discriminator="source")]
 
