@@ -20,10 +20,20 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from klmap.config_analyses import Analyses
-from klmap.config_models import Dtype, Merge, ModelEntry, Overlength, Prefix, source_of
+from klmap.config_models import (
+    Dtype,
+    Likelihood,
+    Merge,
+    ModelEntry,
+    Overlength,
+    Prefix,
+    source_of,
+)
+from klmap.config_prompts import PMI, Strict
 from klmap.config_published import Published
-from klmap.config_texts import SelectionTexts, Strict, TextSet
+from klmap.config_texts import DrawnTexts, SelectionTexts, TextSet, VariantTexts
 from klmap.files import canonical
+from klmap.likelihoods import CAUSAL
 
 SCORER_VERSION = 1
 """Number of the scoring protocol; raised by hand when the numbers of a score change."""
@@ -44,6 +54,11 @@ class Scoring(Strict):
     fail refuses."""
     keep_tokens: bool = False
     """Also store the log-probability of every token."""
+    likelihood: Likelihood = CAUSAL
+    """What stands for the log-likelihood of a text: causal, that of a model that reads from left to
+    right; masked, the pseudo-log-likelihood of a masked language model; seq2seq, that of a response
+    by an encoder-decoder which has read the prompt. Models of two kinds stand on one map only where
+    `map.mixed_likelihoods` says so."""
 
 
 class Map(Strict):
@@ -85,6 +100,9 @@ class Map(Strict):
     at least two bootstrap samples."""
     domains: bool = True
     """Also draw one map for each domain of the texts."""
+    mixed_likelihoods: bool = False
+    """Let models whose `likelihood` is of different kinds stand on one map. Their distances are no
+    KL divergences."""
 
     @model_validator(mode="after")
     def _fixed_by_tsne(self) -> Map:
@@ -122,7 +140,7 @@ class Config(Strict):
 
     results: str = Field("results", pattern=r"^[A-Za-z0-9._/~-]+$")
     """Where everything is written; a path without spaces."""
-    texts: dict[str, TextSet] = Field(min_length=1)
+    given: dict[str, TextSet] = Field(min_length=1, alias="texts")
     """One map per text set."""
     entries: list[ModelEntry] = Field(default_factory=list, alias="models")
     """One model per line, or several of one kind."""
@@ -149,6 +167,53 @@ class Config(Strict):
         if isinstance(value, list):
             return [{"id": item} if isinstance(item, str) else item for item in value]
         return value
+
+    @cached_property
+    def texts(self) -> dict[str, TextSet | VariantTexts]:
+        """Every text set: those that are given, each with its variants behind it."""
+        found: dict[str, TextSet | VariantTexts] = {}
+        for name, texts in self.given.items():
+            found[name] = texts
+            if not isinstance(texts, SelectionTexts):
+                found |= {
+                    f"{name}.{edit or PMI}": VariantTexts(of=name, base=texts, edit=edit)
+                    for edit in [*texts.edits, *([None] if texts.pmi else [])]
+                }
+        return found
+
+    @cached_property
+    def variants(self) -> dict[str, VariantTexts]:
+        """The text sets that follow from others with prompts."""
+        return {
+            name: texts for name, texts in self.texts.items() if isinstance(texts, VariantTexts)
+        }
+
+    @cached_property
+    def edited(self) -> dict[str, dict[str, str]]:
+        """Names of the edited text sets of each text set with prompts, by the name of the edit."""
+        found: dict[str, dict[str, str]] = {}
+        for name, texts in self.variants.items():
+            if texts.edit is not None:
+                found.setdefault(texts.of, {})[texts.edit] = name
+        return found
+
+    @cached_property
+    def paired(self) -> dict[str, DrawnTexts]:
+        """The text sets whose texts are responses to prompts, but for variants of these."""
+        return {
+            name: texts
+            for name, texts in self.given.items()
+            if not isinstance(texts, SelectionTexts) and texts.is_paired
+        }
+
+    def scored_as(self, texts: str) -> str:
+        """The text set whose scores stand on a map: for PMI that of the same responses.
+
+        Args:
+            texts: name of the text set.
+        """
+        variant = self.variants.get(texts)
+        return texts if variant is None or variant.edit is not None else variant.of
 
     @cached_property
     def models(self) -> list[ModelEntry]:
@@ -192,11 +257,18 @@ class Config(Strict):
 
     @cached_property
     def scored_on(self) -> dict[str, dict[str, ModelEntry]]:
-        """The models that are scored on each text set, by their names on the map, as configured."""
-        found: dict[str, dict[str, ModelEntry]] = {name: {} for name in self.texts}
+        """The models that are scored on each text set, by their names on the map, as configured.
+
+        Who names a text set means its edited ones too. Nothing is scored for PMI alone.
+        """
+        own = [name for name in self.texts if self.scored_as(name) == name]
+        found: dict[str, dict[str, ModelEntry]] = {name: {} for name in own}
         for slug, entry in self.by_slug.items():
-            named = set(self.texts if entry.texts is None else entry.texts)
-            for name in named.intersection(self.texts):
+            named = set(own if entry.texts is None else entry.texts)
+            named.update(*(self.edited.get(name, {}).values() for name in entry.texts or ()))
+            for name in own:
+                if name not in named:
+                    continue
                 selection = self.selections.get(name)
                 if selection is None or selection.of not in named or selection.of not in self.texts:
                     found[name][slug] = entry
@@ -205,17 +277,22 @@ class Config(Strict):
     @cached_property
     def mapped_on(self) -> dict[str, dict[str, ModelEntry]]:
         """Of these, the ones that stand on the map of each text set."""
-        return {
-            name: {slug: entry for slug, entry in scored.items() if entry.on_map}
-            for name, scored in self.scored_on.items()
-        }
+        return self._standing(True)
 
     @cached_property
     def unmapped_on(self) -> dict[str, dict[str, ModelEntry]]:
         """The others, which analyses use alone."""
+        return self._standing(False)
+
+    def _standing(self, on_map: bool) -> dict[str, dict[str, ModelEntry]]:
+        """The models of each text set that stand on its map, or those that do not."""
         return {
-            name: {slug: entry for slug, entry in scored.items() if not entry.on_map}
-            for name, scored in self.scored_on.items()
+            name: {
+                slug: entry
+                for slug, entry in self.scored_on[self.scored_as(name)].items()
+                if entry.on_map == on_map
+            }
+            for name in self.texts
         }
 
     def recipe(self, texts: str) -> dict[str, Any]:
@@ -229,6 +306,10 @@ class Config(Strict):
         if selection is not None and selection.of in self.texts:
             recipe["of"] = self.texts[selection.of].recipe()
         return recipe
+
+    def likelihood(self, entry: ModelEntry) -> str:
+        """What stands for the log-likelihood of a text by a model."""
+        return entry.likelihood or self.scoring.likelihood
 
     def spec(
         self, texts: str, entry: ModelEntry, recipe: Mapping[str, Any] | None = None
@@ -260,6 +341,10 @@ class Config(Strict):
             spec["four_bit_version"] = 2
         if entry.layers is not None:
             spec["layers"] = entry.layers
+        if (likelihood := self.likelihood(entry)) != CAUSAL:
+            spec["likelihood"] = likelihood
+        if texts in self.paired and self.paired[texts].pmi:
+            spec["pmi"] = True
         if entry.merge is not None:
             spec["merge"] = {"of": self._parts(entry.merge), "weights": entry.merge.weights[0]}
         return spec

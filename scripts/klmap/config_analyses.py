@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from klmap.config_texts import Strict
+from klmap.config_prompts import Strict
 
 NAMES = (
     *("predict", "leakage", "axes", "contrast", "robustness", "resample"),
     *("scale", "trajectories", "merges", "quantization", "true_kl"),
+    *("prompts", "mixture", "generation"),
 )
 """All analyses; each is a rule, a script and a folder of this name."""
 
@@ -22,7 +23,10 @@ NEED_BENCHMARKS = ("predict", "leakage")
 """Analyses that are left out where there are no benchmark scores."""
 
 
-NEED_ALL_TEXTS = ("robustness", "resample", "trajectories", "merges", "quantization", "true_kl")
+NEED_ALL_TEXTS = (
+    *("robustness", "resample", "trajectories", "merges", "quantization", "true_kl"),
+    *("prompts", "mixture", "generation"),
+)
 """Analyses of what depends on the texts; they are left out for selections of texts."""
 
 
@@ -161,6 +165,80 @@ class TrueKl(Strict):
     """On how many of the texts, evenly spread over the set."""
 
 
+class Prompts(Strict):
+    """What edits of the prompt do to models: text sets with `edits`."""
+
+    bootstrap: int = Field(200, ge=2)
+    """Bootstrap samples of the texts, for the intervals of cosines."""
+    seed: int = 42
+    """Seed of these."""
+
+
+class MixturePlan(Strict):
+    """One question: which mixture of domains would move one model towards another."""
+
+    base: str = Field(min_length=1)
+    """The model to be trained on: its name on the map, or its id."""
+    target: str = Field(min_length=1)
+    """The model that it is to come near to."""
+    probes: dict[str, str] = Field(default_factory=dict)
+    """For each domain a model that was trained on from the base on this domain for a short while.
+    Without any, the texts of each domain themselves are the directions, a cheap proxy."""
+    known: dict[str, float] = Field(default_factory=dict)
+    """The shares that the target was trained on, where they are known, to compare with."""
+    texts: list[str] | None = Field(None, min_length=1)
+    """Text sets on which to look for the mixture; all without any."""
+    check: bool = False
+    """Train the base on under the mixture that was found, and under a uniform one, and measure how
+    far both end from the target: for bases of the demo."""
+
+    @field_validator("texts", mode="before", json_schema_input_type=str | list[str] | None)
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _trainable(self) -> MixturePlan:
+        if self.base == self.target:
+            raise ValueError(f"base and target are the same model, {self.base!r}; nothing to move")
+        if self.check and not self.base.startswith(("demo/", "demo--")):
+            raise ValueError(
+                f"check: only bases of the demo are trained here, and {self.base!r} is none; train "
+                "it under the weights that are found, and add what comes out to models:"
+            )
+        return self
+
+
+class Mixture(Strict):
+    """Which mixture of domains would move a model towards another one."""
+
+    plans: dict[str, MixturePlan] = Field(min_length=1)
+    """What is asked, each question under a name of its own."""
+    bootstrap: int = Field(200, ge=2)
+    """Bootstrap samples of the texts, for the intervals of the weights."""
+    seed: int = 42
+    """Seed of these."""
+
+
+class Generation(Strict):
+    """KLs from texts that models write themselves, to check the estimates by: small models."""
+
+    pairs: list[tuple[str, str]] = Field(min_length=1)
+    """Names on the map, two and two. Both models are loaded in one job."""
+    prompts: int = Field(50, ge=2)
+    """How many prompts, evenly spread over the text set."""
+    samples: int = Field(4, ge=1)
+    """How many responses each model writes to each of them."""
+    tokens: int = Field(64, ge=1)
+    """Longest response in tokens."""
+    temperature: float = Field(1.0, gt=0)
+    """Of the sampling; only at 1 it is the models' own distribution whose KL is estimated."""
+    mauve: bool = False
+    """Also compute MAUVE, with the package in envs/extras.txt."""
+    seed: int = 42
+    """Seed of the sampling."""
+
+
 class Analyses(Strict):
     """Analyses beyond the map, each off until named."""
 
@@ -189,13 +267,19 @@ class Analyses(Strict):
     """Measure what precisions cost."""
     true_kl: TrueKl | None = None
     """Compute exact KLs of some pairs, and compare the estimates."""
+    prompts: Prompts | None = None
+    """Measure what edits of the prompt do."""
+    mixture: Mixture | None = None
+    """Look for the mixture of domains that moves one model towards another."""
+    generation: Generation | None = None
+    """Compare the estimates with KLs from texts that models write."""
 
     @model_validator(mode="before")
     @classmethod
     def _named_is_on(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        bare = {*NAMES} - {"contrast"}
+        bare = {*NAMES} - {"contrast", "mixture", "generation"}
         return {
             key: {} if key in bare and item in (None, True) else item
             for key, item in value.items()

@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from klmap.config_texts import Strict
+from klmap import likelihoods
+from klmap.config_prompts import Strict
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 """Names of text sets, and of models that are given one."""
@@ -36,6 +37,16 @@ Dtype = Literal["float32", "float16", "bfloat16", "auto"]
 Quantization = Literal["none", "int8", "nf4", "fp4"]
 Prefix = Literal["default", "bos"]
 Overlength = Literal["window", "truncate", "fail"]
+
+
+def _known(likelihood: str) -> str:
+    """A kind of likelihood that there is a class for."""
+    if likelihood not in likelihoods.NAMES:
+        raise ValueError(f"{likelihood!r} is not one of {', '.join(likelihoods.NAMES)}")
+    return likelihood
+
+
+Likelihood = Annotated[str, AfterValidator(_known)]
 
 
 _STEP = re.compile(r"step[_-]?(\d+)", re.IGNORECASE)
@@ -152,6 +163,8 @@ class ModelEntry(Strict):
     """Overrides `scoring.prefix` for this model."""
     overlength: Overlength | None = None
     """Overrides `scoring.overlength` for this model."""
+    likelihood: Likelihood | None = None
+    """Overrides `scoring.likelihood` for this model."""
     texts: list[str] | None = Field(None, min_length=1)
     """Text sets on which the model is scored; all without any, but no selection whose reference is
     configured here too: the scores of the reference stand for its selections."""
@@ -336,7 +349,7 @@ class ModelEntry(Strict):
         """The model's name on the map: `name`, or the source with its variant."""
         if self.name is not None:
             return self.name
-        variant = (self.quantization, self.dtype, self.prefix, self.overlength)
+        variant = (self.quantization, self.dtype, self.prefix, self.overlength, self.likelihood)
         return "+".join([self.source, *(part for part in variant if part is not None)])
 
 

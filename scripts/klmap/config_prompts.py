@@ -63,7 +63,8 @@ class Edit(Strict):
         given = [key for key in type(self).model_fields if getattr(self, key) is not None]
         if not given:
             raise ValueError(
-                "changes nothing; give prefix:, suffix:, format:, prompt:, system:, template: or of:"
+                "changes nothing; give prefix:, suffix:, format:, prompt:, system:, template: or "
+                "of:"
             )
         if self.of is not None and len(given) > 1:
             raise ValueError(f"there are of: and {given[0]}:; an edit is one or the other")
@@ -185,8 +186,8 @@ class Fields(Prompted):
         given = [key for key in _ROLES if key in value]
         if given not in (["prompt", "response"], ["messages"]):
             raise ValueError(
-                f"found {', '.join(value) or 'nothing'}; name the fields of prompt and response, or "
-                "that of messages"
+                f"found {', '.join(value) or 'nothing'}; name the fields of prompt and response, "
+                "or that of messages"
             )
         return value
 

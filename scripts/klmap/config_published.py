@@ -11,10 +11,10 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from klmap.config_prompts import Strict
 from klmap.config_texts import (
     SHA256_PATTERN,
     Convention,
-    Strict,
     names_commit,
     plain_address,
     plain_hash,
