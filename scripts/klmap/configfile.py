@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from klmap import config_entries
+from klmap import config_entries, config_prompted
 from klmap.config import RESERVED_TEXT_NAMES, Config, Hardware, Map, Scoring
 from klmap.config_analyses import (
     NEED_BENCHMARKS,
@@ -17,9 +17,13 @@ from klmap.config_analyses import (
     Axes,
     Comparison,
     Contrast,
+    Generation,
     Leakage,
     Merges,
+    Mixture,
+    MixturePlan,
     Predict,
+    Prompts,
     QuantizationShift,
     Resample,
     Robustness,
@@ -34,6 +38,7 @@ from klmap.config_models import (
     ModelEntry,
     Steps,
 )
+from klmap.config_prompts import Edit
 from klmap.config_published import Published, PublishedFile
 from klmap.config_texts import (
     Convention,
@@ -73,7 +78,13 @@ ANALYSES: dict[str, type[BaseModel]] = {
     "merges": Merges,
     "quantization": QuantizationShift,
     "true_kl": TrueKl,
+    "prompts": Prompts,
+    "mixture": Mixture,
+    "generation": Generation,
 }
+
+_INNER: dict[str, type[BaseModel]] = {"contrast": Comparison, "mixture": MixturePlan}
+"""What stands under the names of analyses that have several of a kind."""
 
 
 def load(path: Path) -> Config:
@@ -182,12 +193,12 @@ def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
             model = Merge if location[2] == "merge" else Steps
     elif location[:1] == ["texts"] and len(location) > 2:
         source = prepared["texts"][location[1]].get("source")
-        model = TEXT_SOURCES.get(source, HubTexts)
+        model = Edit if location[2:3] == ["edits"] else TEXT_SOURCES.get(source, HubTexts)
     elif location[:1] == ["published"]:
         model = Published if len(location) == 3 else PublishedFile
     elif location[:1] == ["analyses"] and len(location) > 2:
-        inner = location[1] == "contrast" and len(location) > 3
-        model = Comparison if inner else ANALYSES[str(location[1])]
+        name = str(location[1])
+        model = _INNER[name] if name in _INNER and len(location) > 3 else ANALYSES[name]
     elif len(location) > 1:
         model = SECTIONS[str(location[0])]
     keys = [field.alias or name for name, field in model.model_fields.items()]
@@ -197,7 +208,7 @@ def _known_keys(location: Sequence[Any], prepared: Mapping[str, Any]) -> str:
 def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> list[str]:
     """What pydantic cannot see: names that collide or cannot be file names."""
     problems = []
-    for name in config.texts:
+    for name in config.given:
         if (wrong := _texts_problem(config, name)) is not None:
             key, text = wrong
             where = ["texts", name, *key]
@@ -223,6 +234,8 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
                     f"names are those of the first column of models.tsv, such as "
                     f"{next(iter(config.by_slug), 'org--name')!r}{places.line(pairs, origins)}"
                 )
+    for where, text in config_prompted.problems(config):
+        problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
     asked = config.analyses.contrast
     for name, comparison in ({} if asked is None else asked.comparisons).items():
         for texts in comparison.texts or []:
@@ -255,6 +268,10 @@ def _texts_problem(config: Config, name: str) -> tuple[tuple[str, ...], str] | N
         return None
     if selection.of == name:
         return ("of",), "a text set cannot be a selection of itself; name its reference"
+    if selection.of in config.variants:
+        return ("of",), (
+            f"{selection.of!r} follows from {config.variants[selection.of].of!r}; name that"
+        )
     if selection.of in config.selections:
         return ("of",), (
             f"{selection.of!r} is a selection itself, and its models lack most texts; name its "
