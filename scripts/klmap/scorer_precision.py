@@ -272,9 +272,14 @@ def _try(model: CausalModel, loading: Loading) -> Floats | None:
     return _finite(model, _tried(loading), loading.limit)
 
 
-def _finite(model: CausalModel, texts: Sequence[Sequence[int]], limit: int | None) -> Floats | None:
+def _finite(
+    model: CausalModel,
+    texts: Sequence[Sequence[int]],
+    limit: int | None,
+    first: Sequence[int] | None = None,
+) -> Floats | None:
     try:
-        return loglik_singly(model, texts, limit)
+        return loglik_singly(model, texts, limit, first)
     except PermanentFailure:
         return None
 
@@ -298,6 +303,7 @@ def noise(
     limit: int | None,
     *,
     parameters: int,
+    first: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """How far production numbers are from those of a higher precision.
 
@@ -312,6 +318,7 @@ def noise(
         loglik: (P,) nats, from production batches.
         limit: longest input in tokens.
         parameters: number of parameters.
+        first: (P,) positions from which on they are scored; all but the first token without them.
 
     Returns:
         ``noise_nats``, the root mean square difference per text, and ``noise_reference``, the
@@ -321,14 +328,14 @@ def noise(
     reference = _reference(model, parameters)
     exact = None
     if reference != dtype:
-        exact = _finite(model.to(reference), sequences, limit)
+        exact = _finite(model.to(reference), sequences, limit, first)
         if exact is None:
             logger.info("the model does not run in %s; the error bar compares %s", reference, dtype)
             model.to(dtype)
             reference = dtype
     if exact is None:
         model.unpack()  # on a CPU the other library at least sums in another order
-        exact = loglik_singly(model, sequences, limit)
+        exact = loglik_singly(model, sequences, limit, first)
     difference = math.sqrt(float(np.mean((exact - loglik) ** 2)))
     return {"noise_nats": difference, "noise_reference": reference}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -82,15 +82,32 @@ class Plan:
         return sorted(self.pieces, key=lambda piece: (-piece.length, piece.offset))
 
 
-def make_plan(sequences: Sequence[Sequence[int]], limit: int | None) -> Plan:
-    """Cut sequences into windows and number the scored tokens."""
+def make_plan(
+    sequences: Sequence[Sequence[int]], limit: int | None, first: Sequence[int] | None = None
+) -> Plan:
+    """Cut sequences into windows and number the scored tokens.
+
+    What stands before a sequence's first scored token is context alone. The windows are those of a
+    sequence that is scored from its beginning, without those in which nothing would be scored; so
+    every token is predicted from the same context, whichever tokens before it are scored.
+
+    Args:
+        sequences: N lists of token ids.
+        limit: longest window in tokens; None without one.
+        first: N positions, at least 1, from which on each sequence is scored; behind its end where
+            nothing of it is. Without them all tokens but a sequence's first are scored.
+    """
     pieces = []
     offset = np.zeros(len(sequences) + 1, np.int64)
     for text, sequence in enumerate(sequences):
+        begin = 1 if first is None else first[text]
         position = int(offset[text])
         for window in windows(len(sequence), limit):
-            pieces.append(Piece(text, window, position))
-            position += window.stop - window.first
+            if window.stop <= begin:
+                continue
+            scored = replace(window, first=max(window.first, begin))
+            pieces.append(Piece(text, scored, position))
+            position += scored.stop - scored.first
         offset[text + 1] = position
     return Plan(sequences, pieces, offset)
 
@@ -267,10 +284,20 @@ def probe_texts(count: int, wanted: int = PROBE_TEXTS) -> list[int]:
 
 
 def loglik_singly(
-    model: CausalModel, sequences: Sequence[Sequence[int]], limit: int | None
+    model: CausalModel,
+    sequences: Sequence[Sequence[int]],
+    limit: int | None,
+    first: Sequence[int] | None = None,
 ) -> Floats:
-    """(N,) log-likelihoods in nats with one window per batch, summed in float64."""
-    plan = make_plan(sequences, limit)
+    """(N,) log-likelihoods in nats with one window per batch, summed in float64.
+
+    Args:
+        model: loaded and verified.
+        sequences: N lists of token ids.
+        limit: longest window in tokens; None without one.
+        first: N positions from which on each sequence is scored, as of :func:`make_plan`.
+    """
+    plan = make_plan(sequences, limit, first)
     tokens, _ = score_tokens(model, plan, budget=1)
     return text_sums(tokens, plan.offset)
 
