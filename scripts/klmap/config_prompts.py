@@ -148,11 +148,17 @@ class Prompted(Strict):
                     f"{', '.join(single) or 'none'}"
                 )
 
-    def prompts_recipe(self) -> dict[str, Any]:
-        """What decides how prompts look: nothing for texts without."""
-        if not self.is_paired:
-            return {}
-        return {"separator": self.joint, "template": self.template or "none"}
+    def recipe(self) -> dict[str, Any]:
+        """What decides which texts come out: the part of the fingerprint that concerns texts.
+
+        Edits and PMI are left out: what they add does not change these texts.
+        """
+        found = self.model_dump(
+            mode="json", exclude_none=True, by_alias=True, exclude={"edits", "pmi"}
+        )
+        if self.is_paired:
+            found |= {"separator": self.joint, "template": self.template or "none"}
+        return found
 
     def parts_of(self, edit: str) -> list[Edit]:
         """The single edits that an edit consists of, in the order in which they are made."""

@@ -26,7 +26,7 @@ _COMMIT = re.compile(r"(?:^|/)[0-9a-f]{40}(?:/|$)")
 Convention = Literal["dtype", "prefix", "overlength"]
 
 
-class _Texts(Prompted):
+class _Texts(Strict):
     n: int | None = Field(None, ge=2)
     """Number of texts; null takes all that the source has."""
     max_bytes: int = Field(1024, ge=16)
@@ -36,18 +36,8 @@ class _Texts(Prompted):
     seed: int = 42
     """Seed of the sample."""
 
-    def recipe(self) -> dict[str, Any]:
-        """What decides which texts come out: the part of the fingerprint that concerns texts.
 
-        Edits and PMI are left out: what they add does not change these texts.
-        """
-        plain = self.model_dump(
-            mode="json", exclude_none=True, by_alias=True, exclude={"edits", "pmi"}
-        )
-        return plain | self.prompts_recipe()
-
-
-class EnvironmentTexts(_Texts):
+class EnvironmentTexts(Prompted, _Texts):
     """Real text found in the installed Python environment; works offline."""
 
     source: Literal["environment"]
