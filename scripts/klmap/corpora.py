@@ -6,6 +6,7 @@ that the records of a file may bear), and names the place (``file:line``) of wha
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from klmap import pairs
 from klmap.config_texts import FileTexts, HubTexts, RecordTexts, UrlTexts
 from klmap.errors import InputError
+from klmap.log import logger
 
 DEFAULT_DOMAIN = "all"
 """The domain of texts that name none."""
@@ -22,18 +25,26 @@ DEFAULT_DOMAIN = "all"
 
 @dataclass(frozen=True)
 class Document:
-    """A piece of running text before it is cut.
+    """A piece of running text before it is cut, or a response with its prompt.
 
     Attributes:
-        text: the text.
+        text: the text; the response where there are messages.
         domain: what kind of text it is.
         origin: where it was found: ``file:line``, a dataset's row, a file of a distribution. It is
             written to the set, so it names nothing that may differ while the texts are the same.
+        messages: what stands before the response; None where texts have no prompts.
+        prompts: other wordings of the prompt, by name.
     """
 
     text: str
     domain: str
     origin: str
+    messages: pairs.Messages | None = None
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class _NoResponse(InputError):
+    """A record without a response that can be scored."""
 
 
 def file_documents(recipe: FileTexts) -> Iterator[Document]:
@@ -44,7 +55,8 @@ def file_documents(recipe: FileTexts) -> Iterator[Document]:
 
     Raises:
         InputError: the file is missing, empty, of another kind, broken, or a record lacks the
-            text, repeats an index or is too short; the message names the file and the line.
+            text or a field of its prompt, repeats an index, is no conversation or is too short;
+            the message names the file and the line.
     """
     path = Path(recipe.path)
     kind = path.suffix.removeprefix(".")
@@ -80,20 +92,66 @@ def _records(
     path: Path, kind: str, recipe: RecordTexts, shown: str, name: str
 ) -> Iterator[Document]:
     """The checked records of a file, which is ``shown`` in messages and ``name`` in origins."""
+    if kind == "txt" and recipe.fields is not None:
+        raise InputError(
+            f"{shown}: lines of a .txt file have no fields; keep prompts and responses in a .jsonl "
+            "or .parquet file, or give prompt_bytes: in place of fields:"
+        )
     indices: dict[int, str] = {}
     number = 0
     for number, record in _READERS[kind](path, shown, recipe):
         place = f"{shown}:{number}"
         _check_index(record, place, indices)
-        text = _text(record, recipe.text_field, place)
-        if not recipe.chunk and len(text.encode()) <= recipe.min_bytes:
-            raise InputError(
-                f"{place}: the text has {len(text.encode())} UTF-8 bytes and must have more than "
-                f"min_bytes: {recipe.min_bytes}; remove the record or lower min_bytes"
-            )
-        yield Document(text, _domain(record, recipe.domain_field, place), f"{name}:{number}")
+        yield _document(record, recipe, place, f"{name}:{number}")
     if not number:
         raise InputError(f"{shown}: empty; expected one text per line or row")
+
+
+def _document(
+    record: Mapping[str, Any], recipe: RecordTexts | HubTexts, place: str, origin: str
+) -> Document:
+    """One record; it is too short only where it is not cut afterwards."""
+    if recipe.fields is None:
+        text = _text(record, recipe.text_field, place)
+        document = Document(text, _domain(record, recipe.domain_field, place), origin)
+        whole = isinstance(recipe, RecordTexts) and not recipe.chunk
+    else:
+        document = _pair(record, recipe, place, origin)
+        whole = True
+    size = len(document.text.encode())
+    if whole and size <= recipe.min_bytes:
+        raise _NoResponse(
+            f"{place}: the {'text' if recipe.fields is None else 'response'} has {size} UTF-8 "
+            f"bytes and must have more than min_bytes: {recipe.min_bytes}; remove the record or "
+            "lower min_bytes"
+        )
+    return document
+
+
+def _pair(
+    record: Mapping[str, Any], recipe: RecordTexts | HubTexts, place: str, origin: str
+) -> Document:
+    """A response and the conversation before it."""
+    fields = recipe.fields or {}
+    found = {
+        name: _text(record, field, place, f"fields: {{{name}: ...}}")
+        for name, field in fields.items()
+        if name != "messages"
+    }
+    if "messages" in fields:
+        name = fields["messages"]
+        value = _present(record, name, place, "fields: {messages: ...}")
+        messages, response = pairs.conversation(value, name, place)
+        if response is None:
+            raise _NoResponse(
+                f"{place}: the last of {name} is no message of the {pairs.ASSISTANT}, which the "
+                "response is; remove what follows the response, or the record"
+            )
+    else:
+        response = found.pop("response")
+        messages = ({"role": pairs.USER, "content": found.pop("prompt")},)
+    domain = _domain(record, recipe.domain_field, place)
+    return Document(response, domain, origin, messages, found)
 
 
 def dataset_commit(recipe: HubTexts) -> str:
@@ -126,9 +184,11 @@ def _unreadable(recipe: HubTexts, error: Exception) -> InputError:
 def hub_documents(recipe: HubTexts) -> Iterator[Document]:
     """The first documents of a Hub dataset's split, streamed and never stored as a whole.
 
+    Rows without a response are left out with a line in the log: nobody can edit them there.
+
     Raises:
         InputError: the dataset, its subset, split or revision cannot be read, or a row lacks the
-            text; the message says which.
+            text or a field of its prompt, or is no conversation; the message says which.
     """
     import datasets
 
@@ -137,10 +197,19 @@ def hub_documents(recipe: HubTexts) -> Iterator[Document]:
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
             name, recipe.subset, split=recipe.split, revision=recipe.revision, streaming=True
         )
+        first, left_out, number = "", 0, -1
         for number, row in enumerate(islice(rows, recipe.documents)):
             place = f"{name}[{recipe.split}]:{number}"
-            text = _text(row, recipe.text_field, place)
-            yield Document(text, _domain(row, recipe.domain_field, place), place)
+            try:
+                yield _document(row, recipe, place, place)
+            except _NoResponse as error:
+                first = first or str(error)
+                left_out += 1
+        if left_out:
+            logger.warning(
+                "%d of %d rows have no response and are left out, such as %s",
+                *(left_out, number + 1, first),
+            )
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -190,11 +259,14 @@ def _parquet_rows(path: Path, shown: str, recipe: RecordTexts) -> _Rows:
     try:
         file = parquet.ParquetFile(path)
         names = file.schema_arrow.names
-        fields = (recipe.text_field, recipe.domain_field, "index")
+        texts = [recipe.text_field] if recipe.fields is None else list(recipe.fields.values())
+        fields = (*texts, recipe.domain_field, "index")
         wanted = {*fields, *(field.partition(".")[0] for field in fields)}
-        if recipe.text_field.partition(".")[0] not in names and recipe.text_field not in names:
-            # Row by row, only the columns read would be listed, not those that could be meant.
-            _text(dict.fromkeys(names), recipe.text_field, f"{shown}:1")
+        for field_name in texts:
+            if field_name.partition(".")[0] not in names and field_name not in names:
+                # Row by row, only the columns read would be listed, not those that could be meant.
+                key = "field:" if recipe.fields is None else "fields:"
+                _present(dict.fromkeys(names), field_name, f"{shown}:1", key)
         number = 0
         for batch in file.iter_batches(1024, columns=[name for name in names if name in wanted]):
             for record in batch.to_pylist():
@@ -218,20 +290,17 @@ def _check_index(record: Mapping[str, Any], place: str, indices: dict[int, str])
         raise InputError(f"{place}: index {index} stands at {first} already; make it unique")
 
 
-def _text(record: Mapping[str, Any], field: str, place: str) -> str:
-    text = _field(record, field)
-    if text is None:
+def _text(record: Mapping[str, Any], field: str, place: str, key: str = "field:") -> str:
+    return pairs.string(_present(record, field, place, key), field, place)
+
+
+def _present(record: Mapping[str, Any], field: str, place: str, key: str) -> Any:
+    """A field that has to be there; ``key`` of config.yaml names it."""
+    value = _field(record, field)
+    if value is None:
         known = ", ".join(map(str, record)) or "none"
-        raise InputError(f"{place}: no field {field!r} (fields here: {known}); name it with field:")
-    if not isinstance(text, str):
-        raise InputError(f"{place}: {field} is {type(text).__name__}, expected a string")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(
-            f"{place}: {field} holds half a surrogate pair, which is no text"
-        ) from None
-    return text
+        raise InputError(f"{place}: no field {field!r} (fields here: {known}); name it with {key}")
+    return value
 
 
 def _domain(record: Mapping[str, Any], field: str | None, place: str) -> str:

@@ -25,6 +25,7 @@ from klmap.errors import InputError
 from klmap.files import atomic, read_json, sha256_of, write_json
 from klmap.log import Progress, logger
 from klmap.pair_sums import Pairs
+from klmap.pairs import Form
 from klmap.store import MatrixFile, open_matrix
 from klmap.store_selection import Selection, read_selection, write_selection
 from klmap.subsets import Coordinates, sampled
@@ -93,6 +94,7 @@ def build(
     _write_texts(made.texts, records)
     write_selection(made.selection, chosen)
     sizes = [record["n_bytes"] for record in records]
+    form = Form.of(manifest)
     content: dict[str, Any] = {
         "n": len(records),
         "sha256": sha256_of(made.texts),
@@ -116,6 +118,7 @@ def build(
                 "models": chosen.models,
             },
         },
+        **({} if form is None else form.manifest(record["messages"] for record in records)),
     }
     write_json(made.manifest, content)
     logger.info(
@@ -272,6 +275,10 @@ def _first_axis(points: Floats32, mean_bytes: float) -> Floats:
     return np.asarray(found.points[:, 0].astype(np.float64) @ points, np.float64)
 
 
+_KEPT = ("text", "domain", "n_bytes", "origin", "prompt", "messages", "prompts")
+"""What a chosen text takes along."""
+
+
 def _records(texts: Path, chosen: Selection) -> list[dict[str, Any]]:
     """The chosen texts as they stand in the reference, each with its place there."""
     lines = texts.read_bytes().splitlines()
@@ -279,7 +286,7 @@ def _records(texts: Path, chosen: Selection) -> list[dict[str, Any]]:
     result = []
     for index, place in enumerate(places.tolist()):
         known = json.loads(lines[place])
-        kept = {key: known[key] for key in ("text", "domain", "n_bytes", "origin") if key in known}
+        kept = {key: known[key] for key in _KEPT if key in known}
         result.append({"index": index, **kept, "reference_index": place})
     return result
 

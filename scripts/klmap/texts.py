@@ -4,6 +4,8 @@ The recipe is that of Oyama et al. 2025 (arXiv 2502.16173): documents are cut gr
 chunks of bounded UTF-8 length, and a seeded ``random.sample`` draws from all chunks. Chunks are
 spooled to the disk while they are counted, positions are drawn, and a second pass picks the
 texts up, so memory does not grow with the corpus.
+
+Texts can be responses to prompts (Takase et al. 2026, section 3); :mod:`klmap.pairs` knows how.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from klmap import environment
+from klmap import environment, pairs
 from klmap.config_texts import DrawnTexts, EnvironmentTexts, HubTexts, RecordTexts, UrlTexts
 from klmap.corpora import (
     Document,
@@ -29,6 +31,7 @@ from klmap.corpora import (
 from klmap.errors import InputError
 from klmap.files import atomic, read_json, write_json
 from klmap.log import logger
+from klmap.pairs import Form, Messages
 
 POOL_FACTOR = 4
 """Chunks drawn per text kept: the published set draws 40,000 and keeps the first 10,000."""
@@ -43,15 +46,27 @@ class Text:
 
     Attributes:
         index: its position, 0 to N-1.
-        text: the text itself.
+        text: the text itself; of a pair the response, which alone is scored.
         domain: what kind of text it is.
         n_bytes: its length in UTF-8 bytes.
+        prompt: of a pair, the characters in front of the response; None where the model's own
+            chat template makes them of the messages.
+        messages: of a pair, the conversation before the response; None for a text without prompt.
+        prompts: other wordings of the prompt, by name.
     """
 
     index: int
     text: str
     domain: str
     n_bytes: int
+    prompt: str | None = None
+    messages: Messages | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether it is a response to a prompt."""
+        return self.messages is not None
 
 
 def excerpt(text: str, most: int = EXCERPT) -> str:
@@ -83,7 +98,7 @@ def build(recipe: DrawnTexts, texts: Path, manifest: Path) -> None:
         try:
             spooled = _spool(_pieces(source, download), spool, isinstance(recipe, EnvironmentTexts))
             positions = _draw(recipe, spooled)
-            counts, sizes = _write(spool, positions, output)
+            written = _write(spool, positions, output, _form(recipe))
         finally:
             spool.unlink(missing_ok=True)
             download.unlink(missing_ok=True)
@@ -92,17 +107,19 @@ def build(recipe: DrawnTexts, texts: Path, manifest: Path) -> None:
     content: dict[str, Any] = {
         "n": len(positions),
         "sha256": digest,
-        "mean_bytes": sizes / len(positions),
+        "mean_bytes": written.bytes / len(positions),
         "recipe": recipe.recipe(),
-        "domains": dict(sorted(counts.items())),
+        "domains": dict(sorted(written.domains.items())),
         "candidates": spooled.total,
+        **written.prompts,
     }
     if commit:
         content["commit"] = commit
     if isinstance(recipe, EnvironmentTexts):
         content["versions"] = environment.versions()
     write_json(manifest, content)
-    logger.info("%d texts of %d candidates, %d domains", len(positions), spooled.total, len(counts))
+    domains = len(written.domains)
+    logger.info("%d texts of %d candidates, %d domains", len(positions), spooled.total, domains)
 
 
 def chunks(text: str, max_bytes: int, min_bytes: int) -> Iterator[str]:
@@ -182,8 +199,9 @@ def read_texts(jsonl: Path, manifest: Path | None = None) -> list[Text]:
         data = jsonl.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{jsonl}: no such file") from None
+    content = {} if manifest is None else read_json(manifest)
     if manifest is not None:
-        expected = read_json(manifest).get("sha256")
+        expected = content.get("sha256")
         found = hashlib.sha256(data).hexdigest()
         if found != expected:
             raise InputError(
@@ -194,6 +212,7 @@ def read_texts(jsonl: Path, manifest: Path | None = None) -> list[Text]:
     texts = [_parse(line, f"{jsonl}:{number + 1}", number) for number, line in enumerate(lines)]
     if len(texts) < 2:
         raise InputError(f"{jsonl}: {len(texts)} texts; a map needs at least 2")
+    _check_prompts(texts, Form.of(content), jsonl)
     return texts
 
 
@@ -205,6 +224,7 @@ def _parse(line: bytes, place: str, index: int) -> Text:
             text=record["text"],
             domain=record["domain"],
             n_bytes=record["n_bytes"],
+            **pairs.read(record, place),
         )
         size = len(text.text.encode())
     except (ValueError, TypeError, AttributeError) as error:
@@ -220,6 +240,22 @@ def _parse(line: bytes, place: str, index: int) -> Text:
     if text.n_bytes != size:
         raise InputError(f"{place}: n_bytes is {text.n_bytes!r}, the text has {size} bytes")
     return text
+
+
+def _check_prompts(texts: Sequence[Text], form: Form | None, jsonl: Path) -> None:
+    """Texts with prompts and without are not mixed, and prompts are those of the messages."""
+    for text in texts:
+        place = f"{jsonl}:{text.index + 1}"
+        if text.is_paired != (texts[0].is_paired or form is not None):
+            found = "a prompt" if text.is_paired else "no prompt"
+            raise InputError(f"{place}: has {found}, unlike the others; make the texts anew")
+        if form is not None and text.messages is not None:
+            expected = form.prompt(text.messages)
+            if text.prompt != expected:
+                raise InputError(
+                    f"{place}: the prompt is {text.prompt!r}, but its messages give {expected!r}; "
+                    "make the texts anew"
+                )
 
 
 @dataclass
@@ -240,11 +276,31 @@ def _documents(recipe: DrawnTexts, download: Path) -> Iterator[Document]:
 
 
 def _pieces(recipe: DrawnTexts, download: Path) -> Iterator[Document]:
-    """What the sample is drawn from: chunks, or whole records of a file.
+    """What the sample is drawn from: chunks, whole records, or responses to prompts.
 
     A file of the web waits at ``download`` while it is read.
     """
-    whole = isinstance(recipe, RecordTexts) and not recipe.chunk
+    short = 0
+    for piece in _uncut(recipe, download):
+        if recipe.prompt_bytes is None:
+            yield piece
+            continue
+        parts = pairs.cut(piece.text, recipe.prompt_bytes)
+        if parts is None:
+            short += 1
+            continue
+        prompt, response = parts
+        messages = ({"role": pairs.USER, "content": prompt},)
+        yield Document(response, piece.domain, piece.origin, messages)
+    if short:
+        logger.info(
+            "%d texts have nothing behind a prompt of %d bytes and are left out",
+            *(short, recipe.prompt_bytes),
+        )
+
+
+def _uncut(recipe: DrawnTexts, download: Path) -> Iterator[Document]:
+    whole = _takes_records(recipe)
     for document in _documents(recipe, download):
         if whole:
             yield document
@@ -253,12 +309,25 @@ def _pieces(recipe: DrawnTexts, download: Path) -> Iterator[Document]:
             yield Document(text, document.domain, document.origin)
 
 
+def _takes_records(recipe: DrawnTexts) -> bool:
+    """Whether records are taken as they are."""
+    if isinstance(recipe, EnvironmentTexts):
+        return False
+    return recipe.fields is not None or (isinstance(recipe, RecordTexts) and not recipe.chunk)
+
+
+def _form(recipe: DrawnTexts) -> Form | None:
+    """How prompts look; None for texts without."""
+    return Form(recipe.template or "none", recipe.joint) if recipe.is_paired else None
+
+
 def _spool(pieces: Iterable[Document], spool: Path, by_domain: bool) -> _Spooled:
     """Pass one: write every candidate to the disk, one JSON line each, and count."""
     spooled = _Spooled(0, defaultdict(list))
     with spool.open("w", encoding="utf-8") as file:
         for piece in pieces:
-            file.write(json.dumps([piece.text, piece.domain, piece.origin]) + "\n")
+            fields = (piece.text, piece.domain, piece.origin)
+            file.write(json.dumps([*fields, piece.messages, dict(piece.prompts)]) + "\n")
             if by_domain:
                 spooled.positions[piece.domain].append(spooled.total)
             spooled.total += 1
@@ -269,14 +338,16 @@ def _draw(recipe: DrawnTexts, spooled: _Spooled) -> list[int]:
     """The positions of the texts, in the order in which they shall stand."""
     count = spooled.total
     n = count if recipe.n is None else recipe.n
+    kind = "responses" if recipe.is_paired else "texts"
+    bounds = "min_bytes" if recipe.prompt_bytes is None else "min_bytes or prompt_bytes"
     if count < 2:
         raise InputError(
-            f"source {recipe.source}: {count} texts of more than {recipe.min_bytes} bytes; a map "
-            "needs at least 2: give more text or lower min_bytes"
+            f"source {recipe.source}: {count} {kind} of more than {recipe.min_bytes} bytes; a map "
+            f"needs at least 2: give more text or lower {bounds}"
         )
     if n > count:
         raise InputError(
-            f"source {recipe.source}: n is {n}, but there are only {count} texts of more than "
+            f"source {recipe.source}: n is {n}, but there are only {count} {kind} of more than "
             f"{recipe.min_bytes} bytes; lower n, or give more text"
         )
     if recipe.n is None:
@@ -285,14 +356,23 @@ def _draw(recipe: DrawnTexts, spooled: _Spooled) -> list[int]:
         return balanced_positions(list(spooled.positions.values()), n, recipe.seed)
     pool = recipe.pool if isinstance(recipe, HubTexts) else None
     positions = sample_positions(count, n, pool, recipe.seed)
-    whole = isinstance(recipe, RecordTexts) and not recipe.chunk
-    return sorted(positions) if whole else positions
+    in_order = isinstance(recipe, RecordTexts) and _takes_records(recipe)
+    return sorted(positions) if in_order else positions
 
 
-def _write(spool: Path, positions: Sequence[int], output: Path) -> tuple[Counter[str], int]:
-    """Pass two: pick the drawn texts up; returns texts per domain and bytes in all."""
+@dataclass
+class _Written:
+    """What was written: texts of each domain, bytes in all, what is said of prompts."""
+
+    domains: Counter[str]
+    bytes: int
+    prompts: dict[str, Any]
+
+
+def _write(spool: Path, positions: Sequence[int], output: Path, form: Form | None) -> _Written:
+    """Pass two: pick the drawn texts up."""
     rank = {position: index for index, position in enumerate(positions)}
-    picked: list[list[str]] = [[] for _ in positions]
+    picked: list[list[Any]] = [[] for _ in positions]
     with spool.open(encoding="utf-8") as file:
         for position, line in enumerate(file):
             if position in rank:
@@ -300,7 +380,7 @@ def _write(spool: Path, positions: Sequence[int], output: Path) -> tuple[Counter
     counts: Counter[str] = Counter()
     total = 0
     with output.open("w", encoding="utf-8", newline="\n") as file:
-        for index, (text, domain, origin) in enumerate(picked):
+        for index, (text, domain, origin, messages, prompts) in enumerate(picked):
             size = len(text.encode())
             record = {
                 "index": index,
@@ -309,7 +389,10 @@ def _write(spool: Path, positions: Sequence[int], output: Path) -> tuple[Counter
                 "n_bytes": size,
                 "origin": origin,
             }
+            if form is not None:
+                record |= form.written(messages, prompts)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             counts[domain] += 1
             total += size
-    return counts, total
+    about = {} if form is None else form.manifest(messages for *_, messages, _ in picked)
+    return _Written(counts, total, about)
