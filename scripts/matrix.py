@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from klmap import collect, conventions, log, models_table, releases, store
+from klmap.store_score import VECTORS
 
 
 def main() -> None:
@@ -25,13 +26,10 @@ def main() -> None:
     )
     clip.add_argument("--clip-from", type=Path, help="report.json or matrix.h5 that has it")
     parser.add_argument("--selection", type=Path, nargs="?", help="selection.h5 of the texts")
-    parser.add_argument(
-        "--allow",
-        choices=conventions.KEYS,
-        nargs="*",
-        default=[],
-        help="in what scores may differ from those that others have computed",
-    )
+    allow = "in what scores may differ from those that others have computed"
+    parser.add_argument("--allow", choices=conventions.KEYS, nargs="*", default=[], help=allow)
+    rows = "what the rows are; pmi: what responses gain by their prompts"
+    parser.add_argument("--vector", choices=VECTORS, default=VECTORS[0], help=rows)
     parser.add_argument("--differences", type=Path, nargs="?", help="conventions.tsv to write")
     parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5 to write")
     parser.add_argument("--models", type=Path, required=True, help="models.tsv to write")
@@ -51,6 +49,7 @@ def main() -> None:
         threshold=threshold,
         allowed=args.allow,
         selection=args.selection,
+        vector=args.vector,
     )
     if args.differences is not None:
         conventions.write_differences(args.differences, collection.differences)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from klmap import collect, log, models_table, store
+from klmap.store_score import VECTORS
 
 
 def main() -> None:
@@ -18,6 +19,8 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, required=True, help="texts.jsonl")
     parser.add_argument("--manifest", type=Path, required=True, help="texts.json")
     parser.add_argument("--selection", type=Path, nargs="?", help="selection.h5 of the texts")
+    rows = "what the rows are; pmi: what responses gain by their prompts"
+    parser.add_argument("--vector", choices=VECTORS, default=VECTORS[0], help=rows)
     parser.add_argument(
         "--on-failure", choices=["stop", "skip"], default="stop", help="what to do without a score"
     )
@@ -38,6 +41,7 @@ def main() -> None:
         threshold=threshold,
         selection=args.selection,
         may_be_empty=True,
+        vector=args.vector,
     )
     models_table.write_models(args.models, collection.models)
     models_table.write_failures(args.failures, collection.failures)

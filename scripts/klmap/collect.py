@@ -23,20 +23,28 @@ from klmap.log import Progress, logger
 from klmap.models_table import Failure, Model
 from klmap.restriction import Texts
 from klmap.store import create_matrix
-from klmap.store_score import Score, read_layers, read_score, read_status
+from klmap.store_score import LOGLIK, PMI, Score, read_layers, read_score, read_status
 from klmap.texts import read_texts
+
+_NOISE = "noise_nats"
 
 _ATTRIBUTES = (
     "dtype",
     "prefix",
     "overlength",
-    "noise_nats",
+    _NOISE,
     "imported",
     "card",
     "selection",
     "n_layers",
     *conventions.FACTS,
 )
+
+
+PMI_NOISE = math.sqrt(2)
+"""Error of a difference of two log-likelihoods whose errors are equal in size and independent, as a
+multiple of one of them (own). That of responses without their prompts is not measured. Errors that
+are alike, as those of one model are, give less; twice is the most that equal ones can give."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ def collect(
     allowed: Sequence[str] = (),
     selection: Path | None = None,
     may_be_empty: bool = False,
+    vector: str = LOGLIK,
 ) -> Collection:
     """Join the score files that the index names into one matrix, without holding it in memory.
 
@@ -78,6 +87,8 @@ def collect(
             texts are restricted to them, and the matrix has their weights. The clip threshold is
             then that of the reference, unless one is given.
         may_be_empty: write a matrix without models where every one failed and is to be skipped.
+        vector: what the matrix is of: ``loglik``, or ``pmi``, what responses gain by their prompts
+            (:func:`klmap.store_score.read_score`). Hidden states have log-likelihoods alone.
 
     Returns:
         The models of the matrix, in the order of its rows, and those that failed.
@@ -94,12 +105,14 @@ def collect(
     chosen = wanted.selection
     if chosen is not None and threshold is None:
         threshold = chosen.clip_threshold
-    entries = _with_layers(read_index(index, scores, cards))
+    entries = read_index(index, scores, cards)
+    if vector == LOGLIK:
+        entries = _with_layers(entries)
     kept = len(entries)
     if skip_failures:
         kept -= sum(_failed(entry.path, wanted.expected(entry)[1]) for entry in entries)
     lowest = LowQuantile(geometry.CLIP_QUANTILE, kept * len(text_list))
-    join = _Join(wanted)
+    join = _Join(wanted, vector)
     with create_matrix(matrix, kept, len(text_list)) as file:
         for begin, rows in join.blocks(entries):
             if threshold is None:
@@ -146,8 +159,9 @@ def collect(
 class _Join:
     """Reads score files of N texts one after another, and remembers what is to be said of them."""
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: Texts, vector: str) -> None:
         self.texts = texts
+        self.vector = vector
         self.read = 0
         self.models: list[Model] = []
         self.complete: list[bool] = []
@@ -167,7 +181,10 @@ class _Join:
         progress.close()
 
     def _row(self, entry: Entry) -> Floats | None:
-        score = read_score(entry.path, only=_ATTRIBUTES, layer=entry.layer)
+        score = read_score(entry.path, only=_ATTRIBUTES, layer=entry.layer, vector=self.vector)
+        if self.vector == PMI and _NOISE in score.attributes:
+            found = _noise(entry.path, score)
+            score.attributes[_NOISE] = None if found is None else PMI_NOISE * found
         self.read += 1
         _check_identity(entry, score)
         sha256, number = self.texts.expected(entry)
@@ -322,7 +339,7 @@ def _relation(entry: Entry, card: Mapping[str, Any]) -> str:
 
 def _noise(path: Path, score: Score) -> float | None:
     """The RMS numerical error in nats per text; None if none was recorded, or it is not finite."""
-    found = score.attributes.get("noise_nats")
+    found = score.attributes.get(_NOISE)
     if found is None or found == "null":
         return None
     try:

@@ -139,20 +139,24 @@ def _score(
         scorer_run,
         scorer_sketch,
         tokens,
+        tokens_texts,
     )
 
     device = scorer_precision.prepare(job.device, job.threads)
     remote_code = scorer_code.permit(job.weights, card, opted_in)
     limit = scorer_load.context_of(job.weights)
-    encoded = tokens.encode(
+    reading = tokens_texts.read(
         tokens.load_tokenizer(job.weights, remote_code),
-        [text.text for text in texts],
+        job.weights,
+        texts,
         prefix=str(job.spec["prefix"]),
         overlength=str(job.spec["overlength"]),
         limit=limit,
+        pmi=bool(job.spec.get("pmi")),
     )
+    encoded = reading.encoded
     held.interruption.obey()
-    plan = scorer_run.make_plan(encoded.sequences, limit)
+    plan = scorer_run.make_plan(reading.sequences, limit, reading.first)
     probe = scorer_run.probe_texts(len(texts))
     wanted_budget = scorer_run.budget_for(device, job.batch_tokens)
     checkpoint = scorer_resume.Checkpoint(
@@ -160,7 +164,7 @@ def _score(
         {
             **scorer_job.identity(job, card, sha256),
             "fingerprint": fingerprint(job.spec),
-            "sequences": scorer_resume.digest(encoded.sequences),
+            "sequences": scorer_resume.digest(reading.identity),
             "budget": wanted_budget,
             "device": scorer_precision.device_name(device),
             "threads": job.threads,
@@ -171,7 +175,7 @@ def _score(
     loading = scorer_precision.Loading(
         job.weights,
         device,
-        encoded.sequences,
+        reading.sequences,
         limit,
         stored=None if card.quantization else card.dtype,
         parameters=card.parameters,
@@ -197,17 +201,27 @@ def _score(
         logprobs, budget = scorer_run.score_tokens(
             model, plan, wanted_budget, progress, checkpoint, lens
         )
-    loglik = scorer_run.text_sums(logprobs, plan.offset)
+    offset = plan.offset[: len(texts) + 1]
+    loglik = scorer_run.text_sums(logprobs[: offset[-1]], offset)
     rate = total / max(checkpoint.seconds, 1e-9)
     progress.close()
     result = scorer_job.empty(job, card, sha256)
     result.loglik = loglik
     result.n_tokens = np.array(encoded.n_tokens, np.int32)
-    result.n_scored = np.diff(plan.offset).astype(np.int32)
+    result.n_scored = np.diff(offset).astype(np.int32)
     result.truncated = np.array(encoded.truncated, np.bool_)
     if job.keep_tokens:
-        result.token_logprob = logprobs.astype(np.float32)
-        result.token_offset = plan.offset
+        result.token_logprob = logprobs[: offset[-1]].astype(np.float32)
+        result.token_offset = offset
+    if reading.is_paired:
+        result.boundary_loglik = np.zeros(len(texts))
+        crossing = np.flatnonzero(encoded.crossing)
+        result.boundary_loglik[crossing] = logprobs[offset[crossing]]
+        result.chat_template = reading.template
+        result.attributes |= reading.attributes()
+    if reading.alone is not None:
+        alone = plan.offset[len(texts) :] - offset[-1]
+        result.unconditional = scorer_run.text_sums(logprobs[offset[-1] :], alone)
     result.attributes |= {
         "dtype": model.dtype,
         "dtype_choice": choice,
@@ -232,7 +246,7 @@ def _score(
     }
     if lens is not None:
         result.layers = np.array(lens.layers, np.int32)
-        result.layer_loglik = scorer_run.layer_sums(lens, plan)
+        result.layer_loglik = scorer_run.layer_sums(lens, plan)[:, : len(texts)]
         result.attributes |= {"lens": lens.name, "n_layers": lens.depth}
     if quantization:
         result.attributes["quantization_settings"] = {
@@ -247,6 +261,7 @@ def _score(
         loglik[probe],
         limit,
         parameters=card.parameters,
+        first=[encoded.first[number] for number in probe],
     )
     # Packed weights have no distances that would mean what those of others do.
     if job.sketch and not card.quantization:

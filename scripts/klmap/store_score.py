@@ -20,6 +20,11 @@ from klmap.store_file import created, opened, plain, reading, whole, writing
 
 SCORE_FORMAT = "klmap-score"
 
+LOGLIK, PMI = "loglik", "pmi"
+"""What a map can be of: log-likelihoods, or what responses gain by their prompts."""
+
+VECTORS = (LOGLIK, PMI)
+
 _IDENTITY = ("model", "commit", "texts_sha256", "fingerprint", "status", "error")
 _OTHER = ("format", "format_version", "spec")
 
@@ -47,6 +52,11 @@ class Score:
         layer_loglik: (Y, N) float64, nats per text by each of them.
         weights_sketch: (S,) float64, a random projection of the weights, whose squared distances
             estimate those of the weights; None where there is none.
+        boundary_loglik: (N,) float64, nats of the tokens that begin in a prompt and end in its
+            response, which count as the response's; 0 where there is none. None for texts without
+            prompts.
+        unconditional: (N,) float64, nats per response without its prompt; None where nobody asked.
+        chat_template: the template that made the prompts; None where they are plain text.
         attributes: dtype, quantization, prefix, overlength, noise_nats, device, software,
             seconds, tokens_per_second and whatever else the scorer records.
     """
@@ -67,6 +77,9 @@ class Score:
     layers: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
     layer_loglik: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     weights_sketch: Floats | None = None
+    boundary_loglik: Floats | None = None
+    unconditional: Floats | None = None
+    chat_template: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -90,6 +103,14 @@ def write_score(path: Path, score: Score) -> None:
         if score.weights_sketch is not None:
             sketch = np.asarray(score.weights_sketch, np.float64)
             file.create_dataset("weights_sketch", data=sketch)
+        if score.boundary_loglik is not None:
+            boundary = np.asarray(score.boundary_loglik, np.float64)
+            file.create_dataset("boundary/loglik", data=boundary)
+        if score.unconditional is not None:
+            alone = np.asarray(score.unconditional, np.float64)
+            file.create_dataset("unconditional", data=alone)
+        if score.chat_template is not None:
+            file.create_dataset("chat_template", data=score.chat_template)
         attributes = {
             "model": score.model,
             "commit": score.commit,
@@ -104,19 +125,27 @@ def write_score(path: Path, score: Score) -> None:
             file.attrs[key] = json.dumps(value, sort_keys=True) if _nested(value) else value
 
 
-def read_score(path: Path, only: Sequence[str] | None = None, layer: int | None = None) -> Score:
+def read_score(
+    path: Path,
+    only: Sequence[str] | None = None,
+    layer: int | None = None,
+    vector: str = LOGLIK,
+) -> Score:
     """Read and check one score file.
 
     Args:
         path: the file.
         only: names of the attributes that are wanted beside those of :class:`Score`. With it,
-            ``spec``, log-probabilities of tokens, layers and sketch are left out too, which takes
-            half the time.
+            ``spec``, log-probabilities of tokens, layers, sketch and what is known of prompts are
+            left out too, which takes half the time.
         layer: give the log-likelihoods of this hidden state as ``loglik``, instead of the model's.
+        vector: ``loglik``; or ``pmi``, which gives as ``loglik`` what responses gain by their
+            prompts (pointwise mutual information, Takase et al. 2026): conditional minus
+            unconditional log-likelihood.
 
     Raises:
         InputError: the file is missing, truncated, of another format, or inconsistent, or has no
-            such layer.
+            such layer, or no unconditional log-likelihoods.
     """
     with opened(path, SCORE_FORMAT) as file, reading(path):
         stored = file.attrs
@@ -125,11 +154,9 @@ def read_score(path: Path, only: Sequence[str] | None = None, layer: int | None 
             known = {key: plain(value) for key, value in stored.items()}
             spec = json.loads(known["spec"])
             attributes = {k: v for k, v in known.items() if k not in (*_IDENTITY, *_OTHER)}
-            tokens, layers, sketch = (
-                name in file for name in ("tokens", "layers", "weights_sketch")
-            )
+            parts = set(file)
         else:
-            spec, tokens, layers, sketch = {}, False, False, False
+            spec, parts = {}, set()
             attributes = {key: plain(stored[key]) for key in only if key in stored}
         score = Score(
             **named,
@@ -138,19 +165,41 @@ def read_score(path: Path, only: Sequence[str] | None = None, layer: int | None 
             n_tokens=whole(file, "n_tokens"),
             n_scored=whole(file, "n_scored"),
             truncated=whole(file, "truncated").astype(np.bool_),
-            token_logprob=whole(file, "tokens/logprob") if tokens else None,
-            token_offset=whole(file, "tokens/offset") if tokens else None,
-            weights_sketch=whole(file, "weights_sketch") if sketch else None,
+            token_logprob=whole(file, "tokens/logprob") if "tokens" in parts else None,
+            token_offset=whole(file, "tokens/offset") if "tokens" in parts else None,
+            weights_sketch=whole(file, "weights_sketch") if "weights_sketch" in parts else None,
+            boundary_loglik=whole(file, "boundary/loglik") if "boundary" in parts else None,
+            unconditional=whole(file, "unconditional") if "unconditional" in parts else None,
+            chat_template=_string(file, "chat_template") if "chat_template" in parts else None,
             attributes=attributes,
         )
-        if layers:
+        if "layers" in parts:
             score.layers, score.layer_loglik = (
                 whole(file, f"layers/{name}") for name in ("number", "loglik")
             )
         if layer is not None and score.status == "ok":
             score.loglik = _of_layer(path, file, layer, len(score.loglik))
+        if vector == PMI and score.status == "ok":
+            score.loglik = score.loglik - _unconditional(path, file, len(score.loglik))
     _check_score(path, score)
     return score
+
+
+def _string(file: Any, name: str) -> str:
+    return str(file[name].asstr()[()])
+
+
+def _unconditional(path: Path, file: Any, texts: int) -> Floats:
+    """(texts,) log-likelihoods of responses without their prompts."""
+    if "unconditional" not in file:
+        raise InputError(
+            f"{path}: holds no log-likelihoods of responses without their prompts, which pmi: "
+            "needs; remove it and run again, or leave the model out of this text set where others "
+            "have scored it"
+        )
+    found = whole(file, "unconditional")
+    _check_length(path, "unconditional", found, texts)
+    return found
 
 
 def _of_layer(path: Path, file: Any, layer: int, texts: int) -> Floats:
@@ -215,9 +264,23 @@ def _check_score(path: Path, score: Score) -> None:
     if len(score.layers) or score.layer_loglik.size:
         expected = (len(score.layers), len(score.loglik))
         _check_layers(path, score.layer_loglik.shape, expected)
+    for name, values in (
+        ("unconditional", score.unconditional),
+        ("boundary/loglik", score.boundary_loglik),
+    ):
+        if values is not None:
+            _check_length(path, name, values, len(score.loglik))
     if score.status == "ok" and not np.isfinite(score.loglik).all():
         count = int((~np.isfinite(score.loglik)).sum())
         raise InputError(f"{path}: {count} log-likelihoods are not finite; remove it and rescore")
+
+
+def _check_length(path: Path, name: str, values: Floats, texts: int) -> None:
+    if values.shape != (texts,):
+        raise InputError(
+            f"{path}: {name} has the shape {values.shape} for {texts} texts; remove it and run "
+            "again"
+        )
 
 
 def _check_layers(path: Path, shape: tuple[int, ...], expected: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from klmap.errors import InputError, PermanentFailure, UnsupportedHere
 from klmap.files import read_json
 from klmap.log import logger
-from klmap.tokens_engine import Engine, RustEngine, TransformersEngine
+from klmap.tokens_engine import Engine, Parted, RustEngine, TransformersEngine
 
 ADD_BOS_BY_DEFAULT = {
     "LlamaTokenizer": True,
@@ -202,21 +202,31 @@ class Encoded:
     """A text set as token sequences, with what the prefix policy decided.
 
     Attributes:
-        sequences: N lists of token ids as the model reads them; every token but a sequence's
-            first is scored. Empty where the text has no tokens.
-        n_tokens: N counts of the texts' own tokens.
+        sequences: N lists of token ids as the model reads them. Empty where the text has no tokens,
+            or none of a response is left.
+        first: N positions, at least 1, of the first scored token of each sequence: every token but
+            a sequence's first, or a response behind its prompt.
+        n_tokens: N counts of the texts' own tokens, without those of a prompt.
         truncated: N flags, true where tokens were left out.
+        crossing: N flags, true where the first scored token begins in the prompt.
         bos_id: id in front of every text, -1 where nothing is.
-        prefix_source: ``tokenizer`` (what it adds by itself), ``bos``, ``eos`` (no BOS exists) or
-            ``none`` (neither exists: the first token of a text is not scored).
+        prefix_source: ``tokenizer`` (what it adds by itself), ``bos``, ``eos`` (no BOS exists),
+            ``none`` (neither exists: the first token of a text is not scored) or ``template`` (what
+            the chat template has).
+        boundary_rule: how the ends of prompts were found; empty for texts without.
+        n_headless: texts whose own first token has nothing in front, and so is not scored.
         share_changed: share of the texts that decode(encode(text)) does not give back.
     """
 
-    sequences: list[list[int]]
-    n_tokens: list[int]
+    sequences: list[list[int]] = field(default_factory=list)
+    first: list[int] = field(default_factory=list)
+    n_tokens: list[int] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
+    crossing: list[bool] = field(default_factory=list)
     bos_id: int = -1
     prefix_source: str = "tokenizer"
+    boundary_rule: str = ""
+    n_headless: int = 0
     share_changed: float = 0.0
 
 
@@ -227,47 +237,77 @@ def encode(
     prefix: str,
     overlength: str,
     limit: int | None,
+    prompts: Sequence[str] | None = None,
+    affixes: bool = True,
 ) -> Encoded:
     """Tokenise a text set under one prefix policy and one policy for texts that are too long.
 
-    Strings of special tokens inside a text ("</s>") become what the tokenizer makes of them.
+    Strings of special tokens inside a text ("</s>") become what the tokenizer makes of them. A
+    prompt and its response are tokenised together (klmap's own boundary, see
+    :mod:`klmap.tokens_engine`); with an empty prompt all is as without.
 
     Args:
         tokenizer: the model's tokenizer.
-        texts: N texts.
+        texts: N texts, or responses.
         prefix: ``default``, what the tokenizer adds by itself; ``bos``, exactly one token in
             front and nothing behind, never two where a text begins with it already.
         overlength: ``window`` (nothing is cut here), ``truncate`` (cut to the limit and flag) or
             ``fail``.
         limit: longest input in tokens; None without one.
+        prompts: N prompts, with what stands between them and the responses.
+        affixes: whether the tokenizer adds by itself what it does; false where prompts are the work
+            of a chat template, which has it all.
 
     Raises:
         PermanentFailure: the tokenizer loses the spaces between words, or a text is too long
             and ``overlength`` is ``fail``.
     """
-    contents = tokenizer.engine.encode(texts)
-    before, after, source = _around(tokenizer, prefix)
-    result = Encoded([], [], bos_id=before[0] if before else -1, prefix_source=source)
-    for number, content in enumerate(contents):
-        front = [] if prefix == "bos" and content[:1] == before else before
+    heads = [""] * len(texts) if prompts is None else prompts
+    if prompts is None:
+        contents = tokenizer.engine.encode(texts)
+        parted = Parted(contents, [0] * len(texts), [False] * len(texts), "")
+    else:
+        parted = tokenizer.engine.encode_pairs(prompts, texts)
+        contents = parted.sequences
+    before, after, source = _around(tokenizer, prefix, affixes)
+    bos_id = before[0] if before else -1
+    result = Encoded(bos_id=bos_id, prefix_source=source, boundary_rule=parted.rule)
+    for number, (head, content) in enumerate(zip(heads, contents, strict=True)):
+        has_bos = prefix == "bos" and bool(before) and content[:1] == before
+        front = [] if has_bos else before
         size = len(front) + len(content) + len(after)
         over = limit is not None and size > limit
         if over and overlength == "fail":
-            raise PermanentFailure(
-                f"text {number} has {size} tokens, the model takes {limit}; set overlength: to "
-                "window or truncate, or cut the texts shorter with max_bytes:"
-            )
+            raise PermanentFailure(_too_long(number, size, limit, bool(head)))
         cut = limit is not None and over and overlength == "truncate"
         kept = content[: max(limit - len(front) - len(after), 0)] if cut and limit else content
-        result.sequences.append([*front, *kept, *after] if content else [])
-        result.n_tokens.append(len(content) - (1 if front != before else 0))
+        begin = parted.first[number]
+        place = len(front) + begin
+        is_left = len(kept) > begin
+        result.sequences.append([*front, *kept, *after] if is_left else [])
+        result.first.append(max(place, 1) if head else 1)
+        result.n_tokens.append(len(content) - begin - (has_bos and not begin))
         result.truncated.append(cut)
-    result.share_changed = _round_trip(tokenizer.engine, texts, contents)
+        result.crossing.append(is_left and place > 0 and parted.crossing[number])
+        result.n_headless += is_left and not place and not has_bos
+    whole = [head + text for head, text in zip(heads, texts, strict=True)]
+    result.share_changed = _round_trip(tokenizer.engine, whole, contents)
     return result
 
 
-def _around(tokenizer: TextTokenizer, prefix: str) -> tuple[list[int], list[int], str]:
+def _too_long(number: int, size: int, limit: int | None, prompted: bool) -> str:
+    what, cut = f"text {number} has {size} tokens", "cut the texts shorter with max_bytes:"
+    if prompted:
+        what, cut = f"{what} with its prompt", "give shorter prompts or responses"
+    return f"{what}, the model takes {limit}; set overlength: to window or truncate, or {cut}"
+
+
+def _around(
+    tokenizer: TextTokenizer, prefix: str, affixes: bool
+) -> tuple[list[int], list[int], str]:
     """Ids before and after every text, and where the first ones come from."""
+    if prefix == "default" and not affixes:
+        return [], [], "template"
     if prefix == "default":
         return tokenizer.before, tokenizer.after, "tokenizer"
     for source, token in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id)):

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokenizers import AddedToken, Tokenizer
+
+
+@dataclass(frozen=True)
+class Parted:
+    """Prompts and responses tokenised together, and where the responses begin.
+
+    Attributes:
+        sequences: N lists of token ids, of each prompt with its response.
+        first: N positions of the responses' first tokens; the length where one has no token.
+        crossing: N flags, true where that token also holds characters of the prompt.
+        rule: how the boundary was found: ``offsets`` or ``common-prefix``.
+    """
+
+    sequences: list[list[int]]
+    first: list[int]
+    crossing: list[bool]
+    rule: str
 
 
 class Engine(Protocol):
@@ -15,6 +33,9 @@ class Engine(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text, without special tokens."""
+
+    def encode_pairs(self, prompts: Sequence[str], responses: Sequence[str]) -> Parted:
+        """Token ids of every prompt with its response, without special tokens."""
 
     def encode_with_specials(self, text: str) -> list[int]:
         """Token ids of one text, with the special tokens that are added by themselves."""
@@ -54,6 +75,10 @@ class RustEngine:
         batch = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in batch]
 
+    def encode_pairs(self, prompts: Sequence[str], responses: Sequence[str]) -> Parted:
+        """Token ids of every prompt with its response, without special tokens."""
+        return part_by_offsets(self._tokenizer, prompts, responses)
+
     def encode_with_specials(self, text: str) -> list[int]:
         """Token ids of one text, with the special tokens that are added by themselves."""
         return list(self._tokenizer.encode(text).ids)
@@ -88,6 +113,12 @@ class TransformersEngine:
         batch = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)
         return [list(ids) for ids in batch["input_ids"]]
 
+    def encode_pairs(self, prompts: Sequence[str], responses: Sequence[str]) -> Parted:
+        """Token ids of every prompt with its response, without special tokens."""
+        if self._tokenizer.is_fast:
+            return part_by_offsets(self._tokenizer.backend_tokenizer, prompts, responses)
+        return part_by_common_prefix(self.encode, prompts, responses)
+
     def encode_with_specials(self, text: str) -> list[int]:
         """Token ids of one text, with the special tokens that are added by themselves."""
         return list(self._tokenizer(text)["input_ids"])
@@ -103,6 +134,68 @@ class TransformersEngine:
         """Id of a token; None if there is none."""
         found = self._tokenizer.get_vocab().get(token)
         return None if found is None else int(found)
+
+
+def part_by_offsets(
+    tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str]
+) -> Parted:
+    """Tokenise pairs, and find the boundary by the characters that each token stands for.
+
+    A response begins with the first token whose characters end behind the prompt (klmap's own
+    rule). So a token that crosses the boundary is the response's as a whole, and so are all tokens
+    of a character that takes several. A character that a normaliser composes of the last of the
+    prompt and the first of the response counts as the prompt's, which is what the library says.
+
+    Args:
+        tokenizer: of the library; what it adds around a text is left out.
+        prompts: N prompts.
+        responses: N responses.
+    """
+    # A post-processor adds special tokens, and that of byte-level tokenizers takes the spaces off
+    # the offsets, so that a token would seem to begin and end elsewhere.
+    kept = tokenizer.post_processor
+    tokenizer.post_processor = None
+    try:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        batch = tokenizer.encode_batch(whole, add_special_tokens=False)
+    finally:
+        tokenizer.post_processor = kept
+    parted = Parted([], [], [], "offsets")
+    for prompt, encoding in zip(prompts, batch, strict=True):
+        spans = encoding.offsets
+        ends = (number for number, (_, end) in enumerate(spans) if end > len(prompt))
+        first = next(ends, len(spans)) if prompt else 0
+        parted.sequences.append(encoding.ids)
+        parted.first.append(first)
+        parted.crossing.append(first < len(spans) and spans[first][0] < len(prompt))
+    return parted
+
+
+def part_by_common_prefix(
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    prompts: Sequence[str],
+    responses: Sequence[str],
+) -> Parted:
+    """Tokenise pairs with a tokenizer that does not say which characters a token stands for.
+
+    A response begins where the tokens of the pair differ from those of the prompt alone (klmap's
+    own rule). Where the prompt's last tokens are not kept, the first that replaces them crosses.
+
+    Args:
+        encode: gives the token ids of every text, without special tokens.
+        prompts: N prompts.
+        responses: N responses.
+    """
+    whole = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+    parted = Parted(encode(whole), [], [], "common-prefix")
+    for prompt, alone, both in zip(prompts, encode(prompts), parted.sequences, strict=True):
+        least = min(len(alone), len(both))
+        same = next((at for at in range(least) if alone[at] != both[at]), least)
+        parted.first.append(same if prompt else 0)
+        parted.crossing.append(bool(prompt) and same < min(len(alone), len(both)))
+    return parted
 
 
 def _with_prefix_space(text: str, wanted: bool | None) -> str:
