@@ -10,10 +10,9 @@ the map, and squared distances between places are KL divergences in bits per byt
 twelve hexadecimal digits of the settings that decide a score's numbers:
     results/models/<source>/card.json            what the model is, and which commit
     results/models/<source>/weights/             temporary: gone when its last score is there
-    results/<texts>/texts.jsonl, texts.json      the texts and their manifest
+    results/<texts>/texts.jsonl, texts.json      the texts; <texts>.<edit> with other prompts
     results/<texts>/scores/<model>.<fp>.h5       one model's log-likelihoods
-    results/<texts>/matrix.h5, kl.h5             all models; all distances
-    results/<texts>/neighbors.tsv, layout.tsv, tree.nwk, models.tsv, failures.tsv, offmap.h5
+    results/<texts>/matrix.h5, kl.h5             all models; all distances; tables beside them
     results/<texts>/figures/, map.html           what to look at; analyses in folders of their names
     results/published/<release>/                 which models others have scored, and how
 
@@ -44,6 +43,7 @@ include: "rules/matrix.smk"
 include: "rules/maps.smk"
 include: "rules/analyses.smk"
 include: "rules/relations.smk"
+include: "rules/prompts.smk"
 
 
 wildcard_constraints:

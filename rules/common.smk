@@ -44,6 +44,7 @@ from klmap.config_models import (
 from klmap.errors import ConfigError, InputError
 from klmap.files import write_text
 from klmap.index import write_index
+from klmap.pair_jobs import PairJobs
 from klmap.plan import Plan
 from klmap.products import ANALYSES, FIGURE_TITLES
 from klmap.submission import Submission
@@ -69,8 +70,9 @@ HAS_ELLIPSES = products.has_ellipses(PLAN)
 HAS_DOMAINS = products.has_domains(PLAN)
 FIGURES = products.figure_names(PLAN)
 TEXTS_PATTERN = references.here_pattern(PLAN.references)
-SELECTION_PATTERN = references.selection_pattern(PLAN.references)
-DRAWN_TEXTS_PATTERN = references.drawn_pattern(PLAN.references)
+SELECTION_PATTERN = references.pattern_of(PLAN.references)
+VARIANT_PATTERN = references.pattern_of(CONFIG.variants)
+DRAWN_TEXTS_PATTERN = references.drawn_pattern(PLAN.references, CONFIG.variants)
 FETCH_OPTIONS = arguments.fetch(CONFIG)
 MERGE_OPTIONS = arguments.merge_options(CONFIG)
 RESOLVE_OPTIONS = arguments.resolve(CONFIG)
@@ -146,16 +148,14 @@ def on_release(look_up: Callable) -> Callable:
     return asked
 
 
-def on_pair(look_up: Callable) -> Callable:
+def on_pair(jobs: PairJobs, look_up: Callable) -> Callable:
     """A look-up by text set and names of two models, which must be what their file's name says."""
 
     @told
     def asked(wildcards: object) -> object:
         """What is found for the pair of a job."""
-        pair = PLAN.pair(
-            wildcards.texts, wildcards.first, wildcards.second, wildcards.fp
-        )
-        return look_up(PLAN, *pair)
+        named = [wildcards[key] for key in ("texts", "first", "second", "fp")]
+        return look_up(jobs, *jobs.asked(*named))
 
     return asked
 
@@ -333,8 +333,7 @@ def score_refusal(wildcards: object, output: list[str]) -> str:
     It takes the output for the reason for which `text_address` takes the threads. With those,
     Snakemake would work out all resources of each score before it knows which ones are missing.
     """
-    refusal = score_request(wildcards).refusal
-    return f"--refuse {shlex.quote(refusal)}" if refusal else ""
+    return arguments.refusal(score_request(wildcards).refusal)
 
 
 def is_forced() -> bool:
@@ -372,31 +371,32 @@ def score_extras(wildcards: object, output: list[str]) -> str:
 # Pairs of models
 
 
-def pair_weights(wildcards: object) -> list[str]:
+def pair_weights(jobs: PairJobs) -> Callable:
     """Weights of both models; for those of a pair that was compared see `weights_of`."""
-    paths = on_pair(Plan.pair_weights)(wildcards)
-    made = os.path.exists(on_pair(Plan.divergence)(wildcards))
-    return [ancient(path) for path in paths] if made else paths
+
+    def found(jobs: PairJobs, *pair: str) -> list[str]:
+        paths, made = jobs.weights(*pair), os.path.exists(jobs.file(*pair))
+        return [ancient(path) for path in paths] if made else paths
+
+    return on_pair(jobs, found)
 
 
-def pair_request(wildcards: object, attempt: int = 1) -> Request:
-    """What the job of a pair asks for at this attempt."""
-    return on_pair(lambda plan, *pair: SUBMISSION.pair(*pair))(wildcards).again(attempt)
+def pair_asks(jobs: PairJobs, key: str) -> Callable:
+    """What the job of a pair asks for at an attempt, such as its `memory`."""
+    request = on_pair(jobs, SUBMISSION.pair)
+    return lambda wildcards, attempt=1: getattr(request(wildcards).again(attempt), key)
 
 
-def pair_refusal(wildcards: object, output: list[str]) -> str:
-    """As `score_refusal`, for two models in one job."""
-    refusal = pair_request(wildcards).refusal
-    return f"--refuse {shlex.quote(refusal)}" if refusal else ""
+def files_of(jobs: PairJobs) -> Callable:
+    """What was made of the pairs of one text set; for finished ones see `wanted_score`."""
 
+    def asked(wildcards: object) -> list[str]:
+        """Their files."""
+        finished = set() if is_forced() else jobs.handed_over(wildcards.texts)
+        paths = [jobs.file(wildcards.texts, *pair) for pair in jobs.of(wildcards.texts)]
+        return [before_update(path) if path in finished else path for path in paths]
 
-def divergences_of(wildcards: object) -> list[str]:
-    """Exact divergences of the pairs of one text set; for finished ones see `wanted_score`."""
-    finished = set() if is_forced() else PLAN.handed_over(wildcards.texts)
-    paths = [
-        PLAN.divergence(wildcards.texts, *pair) for pair in PLAN.pairs(wildcards.texts)
-    ]
-    return [before_update(path) if path in finished else path for path in paths]
+    return asked
 
 
 # Maps and analyses

@@ -177,6 +177,7 @@ rule explorer:
         ellipses=f"{RESULTS}/{{texts}}/ellipses.tsv" if HAS_ELLIPSES else [],
         benchmarks=on_texts(products.benchmarks_on),
         predictions=on_texts(products.predictions_on),
+        ways=on_texts(products.ways_on),
         conventions=(f"{RESULTS}/{{texts}}/conventions.tsv" if CONFIG.published else []),
     output:
         f"{RESULTS}/{{texts}}/map.html",
@@ -197,7 +198,7 @@ rule explorer:
         "--layout-report {input.report} --neighbors-table {input.neighbors} --kl {input.kl} "
         "--matrix {input.matrix} --manifest {input.manifest} --ellipses {input.ellipses} "
         "--benchmarks {input.benchmarks} --predictions {input.predictions} "
-        "--conventions {input.conventions} --reference {params.reference:q} --page {output} > {log} 2>&1"
+        "--ways {input.ways} --conventions {input.conventions} --reference {params.reference:q} --page {output} > {log} 2>&1"
 
 
 rule map:

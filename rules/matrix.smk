@@ -61,12 +61,12 @@ rule matrix:
         runtime=map_minutes,
     params:
         code=CODE,
+        values=on_texts(arguments.values),
         clip=on_texts(arguments.clip),
         allow=on_texts(arguments.allow),
         on_failure=CONFIG.on_model_failure,
     shell:
-        f"{SCRIPTS}/matrix.py --index {{input.index}} "
-        f"--scores {RESULTS}/{{wildcards.texts}}/scores --cards {RESULTS}/models "
+        f"{SCRIPTS}/matrix.py --index {{input.index}} --cards {RESULTS}/models {{params.values}} "
         "--texts {input.texts} --manifest {input.manifest} {params.clip} "
         "--selection {input.selection} {params.allow} --differences {output.differences} "
         "--on-failure {params.on_failure} --matrix {output.matrix} --models {output.models} "

@@ -43,48 +43,14 @@ rule offmap:
         runtime=map_minutes,
     params:
         code=CODE,
+        values=on_texts(arguments.values),
         on_failure=CONFIG.on_model_failure,
     shell:
         f"{SCRIPTS}/offmap.py --index {{input.index}} --clip-from {{input.matrix}} "
-        f"--scores {RESULTS}/{{wildcards.texts}}/scores --cards {RESULTS}/models "
+        f"--cards {RESULTS}/models {{params.values}} "
         "--texts {input.texts} --manifest {input.manifest} --selection {input.selection} "
         "--on-failure {params.on_failure} --offmap {output.matrix} --models {output.models} "
         "--failures {output.failures} > {log} 2>&1"
-
-
-rule divergence:
-    """Exact divergences of two models on the same tokens: an independent GPU job."""
-    input:
-        cards=on_pair(Plan.pair_cards),
-        weights=pair_weights,
-        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
-        manifest=f"{RESULTS}/{{texts}}/texts.json",
-    output:
-        update(f"{RESULTS}/{{texts}}/divergences/{{first}}~{{second}}.{{fp}}.h5"),
-    log:
-        "logs/divergence/{texts}/{first}~{second}.{fp}.log",
-    benchmark:
-        "logs/benchmark/divergence/{texts}/{first}~{second}.{fp}.tsv"
-    wildcard_constraints:
-        first=MODEL_PATTERN,
-        second=MODEL_PATTERN,
-    conda:
-        "../envs/score.yaml"
-    threads: lambda wildcards: pair_request(wildcards).cpus
-    resources:
-        gpu=lambda wildcards: pair_request(wildcards).gpus,
-        gpu_turn=1,
-        mem_mb=lambda wildcards, attempt: pair_request(wildcards, attempt).memory,
-        runtime=lambda wildcards, attempt: pair_request(wildcards, attempt).minutes,
-    params:
-        pair=on_pair(arguments.pair),
-        spec=on_pair(Plan.pair_spec),
-        refusal=pair_refusal,
-    shell:
-        f"exec {SCRIPTS}/divergence.py --cards {{input.cards}} --weights {{input.weights}} "
-        "--texts {input.texts} --manifest {input.manifest} {params.pair} "
-        f"{PAIR_OPTIONS} {{params.refusal}} "
-        "--spec {params.spec:q} --divergence {output} --threads {threads} > {log} 2>&1"
 
 
 rule scale:
@@ -273,7 +239,7 @@ rule true_kl:
         models=f"{RESULTS}/{{texts}}/models.tsv",
         offmap=on_texts(products.offmap),
         offmap_models=on_texts(products.offmap_models),
-        divergences=divergences_of,
+        divergences=files_of(PLAN.divergences),
     output:
         expand(
             f"{RESULTS}/{{{{texts}}}}/true_kl/{{file}}",

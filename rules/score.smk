@@ -54,3 +54,77 @@ rule scores:
     """Every score that the configuration asks for, without the map."""
     input:
         all_scores,
+
+
+rule divergence:
+    """Exact divergences of two models on the same tokens: an independent GPU job."""
+    input:
+        cards=on_pair(PLAN.divergences, PairJobs.cards),
+        weights=pair_weights(PLAN.divergences),
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
+    output:
+        update(f"{RESULTS}/{{texts}}/divergences/{{first}}~{{second}}.{{fp}}.h5"),
+    log:
+        "logs/divergence/{texts}/{first}~{second}.{fp}.log",
+    benchmark:
+        "logs/benchmark/divergence/{texts}/{first}~{second}.{fp}.tsv"
+    wildcard_constraints:
+        first=MODEL_PATTERN,
+        second=MODEL_PATTERN,
+    conda:
+        "../envs/score.yaml"
+    threads: pair_asks(PLAN.divergences, "cpus")
+    resources:
+        gpu=pair_asks(PLAN.divergences, "gpus"),
+        gpu_turn=1,
+        mem_mb=pair_asks(PLAN.divergences, "memory"),
+        runtime=pair_asks(PLAN.divergences, "minutes"),
+    params:
+        pair=on_pair(PLAN.divergences, arguments.pair),
+        spec=on_pair(PLAN.divergences, PairJobs.spec),
+        refusal=lambda wildcards, output: arguments.refusal(
+            pair_asks(PLAN.divergences, "refusal")(wildcards)
+        ),
+    shell:
+        f"exec {SCRIPTS}/divergence.py --cards {{input.cards}} --weights {{input.weights}} "
+        "--texts {input.texts} --manifest {input.manifest} {params.pair} "
+        f"{PAIR_OPTIONS} {{params.refusal}} "
+        "--spec {params.spec:q} --divergence {output} --threads {threads} > {log} 2>&1"
+
+
+rule samples:
+    """What two models write after the same prompts, scored by both: an independent GPU job."""
+    input:
+        cards=on_pair(PLAN.samples, PairJobs.cards),
+        weights=pair_weights(PLAN.samples),
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
+    output:
+        update(f"{RESULTS}/{{texts}}/samples/{{first}}~{{second}}.{{fp}}.h5"),
+    log:
+        "logs/samples/{texts}/{first}~{second}.{fp}.log",
+    benchmark:
+        "logs/benchmark/samples/{texts}/{first}~{second}.{fp}.tsv"
+    wildcard_constraints:
+        first=MODEL_PATTERN,
+        second=MODEL_PATTERN,
+    conda:
+        "../envs/score.yaml"
+    threads: pair_asks(PLAN.samples, "cpus")
+    resources:
+        gpu=pair_asks(PLAN.samples, "gpus"),
+        gpu_turn=1,
+        mem_mb=pair_asks(PLAN.samples, "memory"),
+        runtime=pair_asks(PLAN.samples, "minutes"),
+    params:
+        pair=on_pair(PLAN.samples, arguments.pair),
+        spec=on_pair(PLAN.samples, PairJobs.spec),
+        refusal=lambda wildcards, output: arguments.refusal(
+            pair_asks(PLAN.samples, "refusal")(wildcards)
+        ),
+    shell:
+        f"exec {SCRIPTS}/samples.py --cards {{input.cards}} --weights {{input.weights}} "
+        "--texts {input.texts} --manifest {input.manifest} {params.pair} "
+        f"{PAIR_OPTIONS} {{params.refusal}} "
+        "--spec {params.spec:q} --out {output} --threads {threads} > {log} 2>&1"

@@ -52,13 +52,13 @@ def done(plan: Plan, *paths: str) -> None:
 
 
 def test_only_where_it_is_asked_for_pairs_are_compared(tmp_path: Path) -> None:
-    assert planned(tmp_path, QUANTISED, RUN).pairs("tiny") == []
-    assert compared(tmp_path, QUANTISED, RUN, how={"own": False}).pairs("tiny") == []
+    assert planned(tmp_path, QUANTISED, RUN).divergences.of("tiny") == []
+    assert compared(tmp_path, QUANTISED, RUN, how={"own": False}).divergences.of("tiny") == []
 
 
 def test_a_quantised_model_is_compared_with_its_original(tmp_path: Path) -> None:
     plan = compared(tmp_path, QUANTISED)
-    assert plan.pairs("tiny") == [("org--q", "org--q+int8"), ("org--q", "org--q+nf4")]
+    assert plan.divergences.of("tiny") == [("org--q", "org--q+int8"), ("org--q", "org--q+nf4")]
 
 
 def test_the_original_is_the_one_that_is_scored_alike(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_original_is_the_one_that_is_scored_alike(tmp_path: Path) -> None:
         {"id": "org/q", "quantizations": ["none", "nf4"], "revisions": ["step1", "step2"]},
         {"id": "org/q", "quantization": "nf4", "prefix": "bos"},
     )
-    ways = [(one, other) for one, other in plan.pairs("tiny") if "nf4" in other]
+    ways = [(one, other) for one, other in plan.divergences.of("tiny") if "nf4" in other]
     assert ways == [
         ("org--q+bfloat16", "org--q+nf4+bfloat16"),
         ("org--q@step1", "org--q@step1+nf4"),
@@ -80,7 +80,7 @@ def test_the_original_is_the_one_that_is_scored_alike(tmp_path: Path) -> None:
 
 def test_checkpoints_are_compared_in_the_order_of_training(tmp_path: Path) -> None:
     plan = compared(tmp_path, "org/run", RUN, "org/other@step10")
-    assert plan.pairs("tiny") == [
+    assert plan.divergences.of("tiny") == [
         ("org--run@step4", "org--run@step30"),
         ("org--run@step30", "org--run@step200"),
         ("org--run@step200", "org--run"),
@@ -89,7 +89,7 @@ def test_checkpoints_are_compared_in_the_order_of_training(tmp_path: Path) -> No
 
 def test_final_weights_under_two_names_are_one_checkpoint(tmp_path: Path) -> None:
     plan = compared(tmp_path, "org/run", "org/run@main", "org/run@step5")
-    (pair,) = plan.pairs("tiny")
+    (pair,) = plan.divergences.of("tiny")
     assert pair[0] == "org--run@step5"
 
 
@@ -103,7 +103,7 @@ def test_a_checkpoint_is_compared_under_its_own_name_not_that_of_its_layers(
         {"id": "org/run", "revision": "step1", "quantization": "nf4"},
     ]
     plan = compared(tmp_path, *(reversed(models) if turned else models))
-    assert plan.pairs("tiny") == [
+    assert plan.divergences.of("tiny") == [
         ("org--run@step1", "org--run@step1+nf4"),
         ("org--run@step1", "plain"),
     ]
@@ -112,14 +112,14 @@ def test_a_checkpoint_is_compared_under_its_own_name_not_that_of_its_layers(
 def test_branches_and_tags_are_no_checkpoints(tmp_path: Path) -> None:
     revisions = ["main", "gptq-4bit", "v1.0", "step20", "step10"]
     plan = compared(tmp_path, {"id": "org/a", "revisions": revisions})
-    assert plan.pairs("tiny") == [
+    assert plan.divergences.of("tiny") == [
         ("org--a@step10", "org--a@step20"),
         ("org--a@step20", "org--a@main"),
     ]
 
 
 def test_merges_are_no_checkpoints_of_each_other(tmp_path: Path) -> None:
-    assert compared(tmp_path, "org/a", "org/b", MIX).pairs("tiny") == []
+    assert compared(tmp_path, "org/a", "org/b", MIX).divergences.of("tiny") == []
 
 
 def test_each_pair_is_compared_once_however_it_is_written(tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_each_pair_is_compared_once_however_it_is_written(tmp_path: Path) -> Non
     pairs += [["org--z", "org--q"], ["org--q", "org--z"]]
     plan = compared(tmp_path, QUANTISED, "org/z", how={"pairs": pairs})
     own = [("org--q", "org--q+int8"), ("org--q", "org--q+nf4")]
-    assert plan.pairs("tiny") == [*own, ("org--q", "org--z")]
+    assert plan.divergences.of("tiny") == [*own, ("org--q", "org--z")]
     plan = compared(tmp_path, QUANTISED, "org/z", how={"pairs": pairs, "own": False})
-    assert plan.pairs("tiny") == [own[0], ("org--q", "org--z")]
+    assert plan.divergences.of("tiny") == [own[0], ("org--q", "org--z")]
 
 
 def test_a_pair_is_compared_where_both_are_scored_but_on_no_selection(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_pair_is_compared_where_both_are_scored_but_on_no_selection(tmp_path: 
     names = ["org--a", "org--b", "org--c"]
     pairs = [[names[i], names[j]] for i, j in ((0, 1), (0, 2), (1, 2))] + [["org--d", "org--e"]]
     plan = compared(tmp_path, *models, how={"pairs": pairs}, texts=texts)
-    assert {name: plan.pairs(name) for name in texts} == {
+    assert {name: plan.divergences.of(name) for name in texts} == {
         "tiny": [("org--a", "org--b")],
         "mine": [("org--a", "org--c")],
         "fewer": [],
@@ -160,21 +160,24 @@ def test_a_pair_is_named_by_all_that_decides_its_numbers(tmp_path: Path) -> None
         "texts": compared(tmp_path, QUANTISED, texts={"tiny": {"source": "environment", "n": 50}}),
         "number": compared(tmp_path, QUANTISED, how={"texts": 100}),
     }
-    files = {key: plan.divergence("tiny", *plan.pairs("tiny")[0]) for key, plan in plans.items()}
+    files = {
+        key: plan.divergences.file("tiny", *plan.divergences.of("tiny")[0])
+        for key, plan in plans.items()
+    }
     turned = compared(tmp_path, QUANTISED, how={"pairs": [["org--q+int8", "org--q"]]})
-    assert turned.divergence("tiny", *turned.pairs("tiny")[0]) == files["usual"]
+    assert turned.divergences.file("tiny", *turned.divergences.of("tiny")[0]) == files["usual"]
     assert len(set(files.values())) == len(plans)
     for key, plan in plans.items():
-        pair = plan.pairs("tiny")[0]
-        digits = fingerprint(json.loads(plan.pair_spec("tiny", *pair)))
+        pair = plan.divergences.of("tiny")[0]
+        digits = fingerprint(json.loads(plan.divergences.spec("tiny", *pair)))
         assert files[key] == (f"{plan.results}/tiny/divergences/{pair[0]}~{pair[1]}.{digits}.h5")
-        assert plan.pair("tiny", *pair, digits) == ("tiny", *pair)
+        assert plan.divergences.asked("tiny", *pair, digits) == ("tiny", *pair)
 
 
 def test_what_is_said_of_models_changes_no_name_of_a_pair(tmp_path: Path) -> None:
     said = {"on_map": False, "seed_group": "s", "family": "f"}
     plans = compared(tmp_path, QUANTISED), compared(tmp_path, {**QUANTISED, **said}, "org/z")
-    names = [plan.divergence("tiny", "org--q", "org--q+int8") for plan in plans]
+    names = [plan.divergences.file("tiny", "org--q", "org--q+int8") for plan in plans]
     assert names[0] == names[1]
 
 
@@ -188,20 +191,20 @@ def test_a_pair_that_was_edited_while_its_job_waited_is_refused(tmp_path: Path) 
     ):
         job = f"{texts}/divergences/{first}~{second}.{'0' * 12}.h5"
         with pytest.raises(ConfigError, match="Nothing was computed; run snakemake again") as told:
-            plan.pair(texts, first, second, "0" * 12)
+            plan.divergences.asked(texts, first, second, "0" * 12)
         assert job in str(told.value)
         assert str(told.value).startswith("config.yaml: ")
 
 
 def test_both_models_of_a_pair_are_handed_over_in_its_order(tmp_path: Path) -> None:
     plan = compared(tmp_path, RUN, QUANTISED)
-    runs, own = plan.pairs("tiny")[-1], plan.pairs("tiny")[0]
-    assert plan.pair_cards("tiny", *runs) == [
+    runs, own = plan.divergences.of("tiny")[-1], plan.divergences.of("tiny")[0]
+    assert plan.divergences.cards("tiny", *runs) == [
         plan.card("org--run@step30"),
         plan.card("org--run@step200"),
     ]
-    assert plan.pair_weights("tiny", *own) == [plan.weights("org--q")] * 2
-    words = shlex.split(arguments.pair(plan, "tiny", *runs))
+    assert plan.divergences.weights("tiny", *own) == [plan.weights("org--q")] * 2
+    words = shlex.split(arguments.pair(plan.divergences, "tiny", *runs))
     assert words[:4] == ["--models", *runs, "--specs"]
     assert words[4:6] == [plan.spec("tiny", model) for model in runs]
     assert words[6:] == ["--number", "200"]
@@ -215,14 +218,14 @@ def test_a_comparison_is_there_when_it_is_no_older_than_what_it_was_made_from(
 ) -> None:
     pair = "org--run@step4", "org--run@step30"
     plan = compared(tmp_path, RUN)
-    path = plan.divergence("tiny", *pair)
-    assert not plan.is_compared("tiny", *pair)
+    path = plan.divergences.file("tiny", *pair)
+    assert not plan.divergences.is_made("tiny", *pair)
     done(plan, path)
-    assert plan.is_compared("tiny", *pair)
-    for newer in (*plan.pair_cards("tiny", *pair), f"{plan.results}/tiny/texts.json"):
+    assert plan.divergences.is_made("tiny", *pair)
+    for newer in (*plan.divergences.cards("tiny", *pair), f"{plan.results}/tiny/texts.json"):
         done(plan, path)
         place(newer, 0)
-        assert not plan.is_compared("tiny", *pair), newer
+        assert not plan.divergences.is_made("tiny", *pair), newer
 
 
 def test_weights_are_needed_again_where_only_part_of_what_they_give_is_there(
@@ -230,7 +233,7 @@ def test_weights_are_needed_again_where_only_part_of_what_they_give_is_there(
 ) -> None:
     whole = compared(tmp_path, QUANTISED)
     scores = [whole.score("tiny", model) for model in whole.config.by_slug]
-    divergent = [whole.divergence("tiny", *pair) for pair in whole.pairs("tiny")]
+    divergent = [whole.divergences.file("tiny", *pair) for pair in whole.divergences.of("tiny")]
     for made, partly in (
         ([], False),
         (scores[:1], True),
@@ -246,7 +249,7 @@ def test_weights_are_needed_again_where_only_part_of_what_they_give_is_there(
         assert plan.is_partly_finished("org--q") is partly
         # Only a finished comparison whose weights come again needs no job.
         expected = {path for path in made if path in divergent} if partly else set()
-        assert plan.handed_over("tiny") == expected
+        assert plan.divergences.handed_over("tiny") == expected
 
 
 def test_parts_of_an_unfinished_merge_are_needed_again(tmp_path: Path) -> None:
@@ -365,8 +368,8 @@ def test_a_pair_asks_for_room_for_both_models(tmp_path: Path) -> None:
     plan = compared(tmp_path, QUANTISED)
     looked_up(plan)
     submission = Submission(plan, dict)
-    one, other = (submission.request("tiny", model) for model in plan.pairs("tiny")[0])
-    both = submission.pair("tiny", *plan.pairs("tiny")[0])
+    one, other = (submission.request("tiny", model) for model in plan.divergences.of("tiny")[0])
+    both = submission.pair(plan.divergences, "tiny", *plan.divergences.of("tiny")[0])
     assert (both.gpus, both.memory) == (1, one.memory + other.memory), "small ones share a GPU"
     assert both.minutes >= max(one.minutes, other.minutes)
     assert not both.refusal
@@ -393,7 +396,8 @@ def test_a_pair_with_a_model_that_is_too_large_alone_says_so(tmp_path: Path) -> 
     submission = Submission(plan, dict)
     alone = submission.request("tiny", "org--q").refusal
     assert alone
-    assert submission.pair("tiny", "org--q", "org--q+int8").refusal == alone
+    both = submission.pair(plan.divergences, "tiny", "org--q", "org--q+int8")
+    assert both.refusal == alone
 
 
 # Tables
@@ -506,7 +510,6 @@ def test_arguments_of_the_scale_are_the_same_to_the_letter(tmp_path: Path) -> No
     assert arguments.trajectories(asked).startswith("--from-step 1234567 ")
 
 
-def test_a_divergence_without_the_analysis_has_no_number_of_texts() -> None:
+def test_without_the_analysis_there_are_no_pairs() -> None:
     config = Config.model_validate({"texts": TINY, "models": ["org/a"]})
     assert divergences.pairs(config, "tiny") == []
-    assert json.loads(divergences.spec(config, "{}", "{}"))["number"] is None

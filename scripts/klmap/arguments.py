@@ -12,8 +12,15 @@ from pathlib import Path
 
 from klmap.config import Config
 from klmap.config_analyses import Axes, Predict, Resample, Robustness, Scale, Trajectories
+from klmap.pair_jobs import PairJobs
 from klmap.plan import Plan
-from klmap.products import comparisons_on, other_matrices, release_files, releases_on
+from klmap.products import (
+    comparisons_on,
+    other_matrices,
+    release_files,
+    releases_on,
+    scores_folder,
+)
 
 _KEPT = {True: "", False: " --fresh", "fixed": " --fixed"}
 
@@ -112,17 +119,25 @@ def merge(plan: Plan, source: str) -> str:
     return f"--weights {' '.join(repr(share).removesuffix('.0') for share in plan.shares(source))}"
 
 
-def pair(plan: Plan, texts: str, first: str, second: str) -> str:
-    """Arguments that tell divergence which models are compared, and how each is scored."""
-    specs = [shlex.quote(plan.spec(texts, model)) for model in (first, second)]
-    number = json.loads(plan.pair_spec(texts, first, second))["number"]
-    return f"--models {first} {second} --specs {' '.join(specs)} --number {number}"
+def pair(jobs: PairJobs, texts: str, first: str, second: str) -> str:
+    """Arguments that tell divergence and samples which models are compared, and how."""
+    found = jobs.settings(texts, first, second)
+    specs = [shlex.quote(json.dumps(spec, sort_keys=True)) for spec in found["pair"]]
+    how = {key: value for key, value in found.items() if key not in ("kind", "pair", "mauve")}
+    options = [f"--{key} {value:g}" for key, value in how.items()]
+    mauve = ["--mauve"] if found.get("mauve") else []
+    return " ".join([f"--models {first} {second} --specs", *specs, *options, *mauve])
+
+
+def refusal(reason: str) -> str:
+    """Argument that ends a job whose models no configured machine holds; none for others."""
+    return f"--refuse {shlex.quote(reason)}" if reason else ""
 
 
 def preflight(plan: Plan) -> str:
     """Arguments of preflight: how large the texts are, and what the machines offer."""
     sizes = []
-    for name in sorted(plan.config.texts):
+    for name in sorted(plan.config.scored_on):
         number, longest = plan.sizes(name)
         sizes.append(f"{name}={'all' if number is None else number},{longest}")
     offer = plan.config.hardware
@@ -130,6 +145,13 @@ def preflight(plan: Plan) -> str:
         f"--texts {' '.join(sizes)} --disk-budget-gb {offer.disk_budget_gb!r} "
         f"--gpu-memory-gb {offer.gpu_memory_gb!r} --max-gpus {offer.max_gpus}"
     )
+
+
+def values(plan: Plan, texts: str) -> str:
+    """Arguments that tell matrix and offmap where the scores are, and what to take of them."""
+    variant = plan.config.variants.get(texts)
+    vector = " --vector pmi" if variant is not None and variant.edit is None else ""
+    return f"--scores {scores_folder(plan, texts)}{vector}"
 
 
 def clip(plan: Plan, texts: str) -> str:

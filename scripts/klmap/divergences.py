@@ -1,21 +1,17 @@
-"""Which pairs of models are compared token by token, and where the results lie.
+"""Which pairs of models are compared token by token, or by texts that they write themselves.
 
-Both models of a pair are loaded in one job, which is named as a score is: by the models and a
-fingerprint of all that decides the numbers. What is compared is in ``scorer_divergence``.
+Both models of a pair are loaded in one job (``pair_jobs``). What is compared is in
+``scorer_divergence`` and in ``scorer_samples``.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping
 
-from klmap.config import Config, fingerprint
+from klmap.config import Config
 from klmap.config_models import ModelEntry, final_revision, revision_step
-
-BETWEEN = "~"
-"""What stands between the names of two models in the name of a file."""
 
 
 def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
@@ -28,10 +24,10 @@ def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
     Returns:
         Each pair once: originals before their quantised models, earlier checkpoints before later
         ones, others in the order of names, so that a pair written the other way round is the same.
-        None for a selection of texts.
+        None for a selection of texts, and for edited prompts.
     """
     asked = config.analyses.true_kl
-    if asked is None or texts in config.selections:
+    if asked is None or texts in config.selections or texts in config.variants:
         return []
     scored = config.scored_on[texts]
     own = {frozenset(pair): pair for pair in _own(scored)}
@@ -43,23 +39,22 @@ def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
     return list(found.values())
 
 
-def spec(config: Config, first: str, second: str) -> str:
-    """What decides the numbers of a pair, as JSON.
+def sampled(config: Config, texts: str) -> list[tuple[str, str]]:
+    """Names on the map of the pairs that write responses to the prompts of a text set.
 
     Args:
         config: the configuration.
-        first: settings of one model's score, as JSON.
-        second: those of the other one.
+        texts: name of the text set.
+
+    Returns:
+        Each pair once, in the order of names. None for a text set without prompts.
     """
-    asked = config.analyses.true_kl
-    number = asked.texts if asked is not None else None
-    pair = [json.loads(first), json.loads(second)]
-    return json.dumps({"kind": "divergence", "number": number, "pair": pair}, sort_keys=True)
-
-
-def name(first: str, second: str, spec: str) -> str:
-    """Name of the file of a pair, without its ending."""
-    return f"{first}{BETWEEN}{second}.{fingerprint(json.loads(spec))}"
+    asked = config.analyses.generation
+    if asked is None or texts not in config.paired:
+        return []
+    scored = config.scored_on[texts]
+    pairs = dict.fromkeys((min(pair), max(pair)) for pair in asked.pairs)
+    return [pair for pair in pairs if pair[0] != pair[1] and set(pair) <= set(scored)]
 
 
 def _own(scored: Mapping[str, ModelEntry]) -> Iterable[tuple[str, str]]:

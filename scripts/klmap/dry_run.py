@@ -146,7 +146,7 @@ def announce(snakemake: Snakemake, asked: Plan, code: str) -> None:
         }
         return [
             _look(snakemake, asked, code, texts, jobs)
-            for texts in asked.config.texts
+            for texts in asked.config.scored_on
             if texts in concerned
         ]
 

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from klmap import divergences, references, zoo_runs
+from klmap import pair_jobs, references, zoo_runs
 from klmap.config import Config, fingerprint
 from klmap.config_models import ModelEntry
 from klmap.config_published import Published
 from klmap.config_texts import SelectionTexts
 from klmap.errors import ConfigError, InputError
 from klmap.files import read_json
+from klmap.pair_jobs import PairJobs
 
 _MOST_LAYERS = 40
 """Blocks that a model is taken to have where all hidden states are asked for (own)."""
@@ -41,6 +42,8 @@ class Plan:
         zoo: folder of the demo models.
         references: of each text set that is a selection, the text set that it is one of.
         merges_of: sources of the merges that each source is a part of.
+        divergences: the pairs of models that are compared token by token.
+        samples: the pairs that are compared by texts which they write.
 
     Raises:
         ConfigError: there is no such model in the demo zoo, or no such reference.
@@ -67,8 +70,8 @@ class Plan:
         self._scores: dict[tuple[str, str], str] = {}
         self._finished: dict[tuple[str, str], bool] = {}
         self._partly: dict[str, bool] = {}
-        self._pairs: dict[str, list[tuple[str, str]]] = {}
-        self._by_source: dict[str, dict[str, list[tuple[str, str]]]] = {}
+        self.divergences = PairJobs(self, pair_jobs.DIVERGENCES, file)
+        self.samples = PairJobs(self, pair_jobs.SAMPLES, file)
         self._revisions: Counter[str] = Counter()
         self.merges_of: dict[str, list[str]] = {}
         for entry in config.by_source.values():
@@ -84,6 +87,7 @@ class Plan:
             texts: name of the text set.
             model: name of the model on the map.
         """
+        texts = self.config.scored_as(texts)
         key = texts, model
         if key not in self._specs:
             spec = self.config.spec(texts, self.config.by_slug[model], self._recipes[texts])
@@ -91,7 +95,8 @@ class Plan:
         return self._specs[key]
 
     def score(self, texts: str, model: str) -> str:
-        """File of one model's score."""
+        """File of one model's score; that of the same responses for PMI."""
+        texts = self.config.scored_as(texts)
         key = texts, model
         if key not in self._scores:
             digits = fingerprint(json.loads(self.spec(texts, model)))
@@ -103,83 +108,25 @@ class Plan:
 
         Looked up once: a plan does not change while it is made.
         """
+        texts = self.config.scored_as(texts)
         key = texts, model
         if key not in self._finished:
             source = self.config.by_slug[model].source
-            made_from = (*self._cards(source), self._manifest(texts))
-            self._finished[key] = _is_newer(self.score(texts, model), made_from)
+            self._finished[key] = self.is_newer(self.score(texts, model), texts, source)
         return self._finished[key]
 
     def _manifest(self, texts: str) -> str:
         return f"{self.results}/{texts}/texts.json"
 
-    def pairs(self, texts: str) -> list[tuple[str, str]]:
-        """Names of the pairs of models that are compared token by token on a text set."""
-        if texts not in self._pairs:
-            self._pairs[texts] = divergences.pairs(self.config, texts)
-        return self._pairs[texts]
+    def is_newer(self, made: str, texts: str, *sources: str) -> bool:
+        """Whether a file is there, and nothing that it was made from is newer.
 
-    def _pairs_of(self, texts: str) -> dict[str, list[tuple[str, str]]]:
-        """The pairs of a text set that need the weights of each source."""
-        if texts not in self._by_source:
-            found: dict[str, list[tuple[str, str]]] = {}
-            for pair in self.pairs(texts):
-                for source in set(self.pair_sources(texts, *pair)):
-                    found.setdefault(source, []).append(pair)
-            self._by_source[texts] = found
-        return self._by_source[texts]
-
-    def pair_spec(self, texts: str, first: str, second: str) -> str:
-        """What decides the numbers of a pair, as JSON."""
-        pair = self.spec(texts, first), self.spec(texts, second)
-        return divergences.spec(self.config, *pair)
-
-    def divergence(self, texts: str, first: str, second: str) -> str:
-        """File of the exact divergences of a pair."""
-        name = divergences.name(first, second, self.pair_spec(texts, first, second))
-        return f"{self.results}/{texts}/divergences/{name}.h5"
-
-    def pair(self, texts: str, first: str, second: str, digits: str) -> tuple[str, str, str]:
-        """Text set and names of a pair, which must be what the name of its file says.
-
-        Raises:
-            ConfigError: the configuration no longer asks for this comparison.
+        Args:
+            made: the file.
+            texts: name of the text set.
+            sources: of the models.
         """
-        job = f"{self.results}/{texts}/divergences/{first}{divergences.BETWEEN}{second}.{digits}.h5"
-        known = texts in self.config.texts and (first, second) in self.pairs(texts)
-        if not known or self.divergence(texts, first, second) != job:
-            raise ConfigError(
-                f"{self._file}: the configuration does not ask for {job}: it was edited while the "
-                "job waited, or the name is mistyped. Nothing was computed; run snakemake again."
-            )
-        return texts, first, second
-
-    def pair_sources(self, texts: str, first: str, second: str) -> list[str]:
-        """Sources of the two models of a pair."""
-        return [self.config.scored_on[texts][model].source for model in (first, second)]
-
-    def pair_cards(self, texts: str, first: str, second: str) -> list[str]:
-        """Cards of the two models of a pair."""
-        return [self.card(source) for source in self.pair_sources(texts, first, second)]
-
-    def pair_weights(self, texts: str, first: str, second: str) -> list[str]:
-        """Weights of the two models of a pair; the same where one is a variant of the other."""
-        return [self.weights(source) for source in self.pair_sources(texts, first, second)]
-
-    def handed_over(self, texts: str) -> set[str]:
-        """Files of finished pairs whose weights are fetched again for something else."""
-        return {
-            self.divergence(texts, *pair)
-            for pair in self.pairs(texts)
-            if any(map(self.is_partly_finished, self.pair_sources(texts, *pair)))
-            and self.is_compared(texts, *pair)
-        }
-
-    def is_compared(self, texts: str, first: str, second: str) -> bool:
-        """Whether a pair was compared, and nothing that it was made from is newer."""
-        sources = self.pair_sources(texts, first, second)
-        made_from = (*self._cards(*sources), self._manifest(texts))
-        return _is_newer(self.divergence(texts, first, second), made_from)
+        return _is_newer(made, (*self._cards(*sources), self._manifest(texts)))
 
     def is_partly_finished(self, source: str) -> bool:
         """Whether some of what is made from a source's weights is there, and some is not.
@@ -204,8 +151,9 @@ class Plan:
             for model in self.models_of[source]:
                 if model in scored:
                     yield self.is_finished(texts, model)
-            for pair in self._pairs_of(texts).get(source, ()):
-                yield self.is_compared(texts, *pair)
+            for jobs in (self.divergences, self.samples):
+                for pair in jobs.needing(texts, source):
+                    yield jobs.is_made(texts, *pair)
         for merge in self.merges_of.get(source, ()):
             yield from self.are_finished(merge)
 

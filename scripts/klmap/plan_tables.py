@@ -89,7 +89,7 @@ def source_rows(plan: Plan) -> list[str]:
 def score_rows(plan: Plan) -> list[str]:
     """One line per wanted score: what pre-flight has to look for."""
     rows = []
-    for texts in sorted(plan.config.texts):
+    for texts in sorted(plan.config.scored_on):
         for model, entry in sorted(plan.config.scored_on[texts].items()):
             spec = json.loads(plan.spec(texts, model))
             made_as = [spec["dtype"], spec["quantization"] or ""]

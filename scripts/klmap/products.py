@@ -6,11 +6,18 @@ is imported.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from klmap.config_analyses import NEED_ALL_TEXTS, NEED_BENCHMARKS, Comparison
+from klmap.config_analyses import (
+    NEED_ALL_TEXTS,
+    NEED_BENCHMARKS,
+    OF_WHOLE_SETS,
+    Comparison,
+    MixturePlan,
+)
 from klmap.plan import Plan
 
 FIGURE_TITLES = {
@@ -195,11 +202,11 @@ def offmap_models(plan: Plan, texts: str) -> list[str]:
 
 
 def other_matrices(plan: Plan, texts: str) -> dict[str, str]:
-    """Matrices of the other text sets, by name; selections are parts of others."""
+    """Matrices of the other text sets, by name, but for selections and variants of others."""
     return {
         other: f"{plan.results}/{other}/matrix.h5"
         for other in plan.config.texts
-        if other != texts and other not in plan.references
+        if other != texts and other not in plan.references and other not in plan.config.variants
     }
 
 
@@ -259,7 +266,15 @@ def map_files(plan: Plan) -> list[str]:
         names.append("ellipses.tsv")
     if has_domains(plan):
         names.append("domains.tsv")
-    return [f"{plan.results}/{texts}/{name}" for texts in plan.config.texts for name in names]
+    return [f"{plan.results}/{texts}/{name}" for texts in _mapped(plan) for name in names]
+
+
+def _mapped(plan: Plan) -> list[str]:
+    """Text sets that have a map; of edited prompts there are shifts instead."""
+    variants = plan.config.variants
+    return [
+        name for name in plan.config.texts if name not in variants or variants[name].edit is None
+    ]
 
 
 def comparisons_on(plan: Plan, texts: str) -> dict[str, Comparison]:
@@ -269,14 +284,86 @@ def comparisons_on(plan: Plan, texts: str) -> dict[str, Comparison]:
     return {name: each for name, each in found.items() if each.texts is None or texts in each.texts}
 
 
+def mixtures_on(plan: Plan, texts: str) -> dict[str, MixturePlan]:
+    """The mixtures that are to be looked for on a text set, by name."""
+    asked = plan.config.analyses.mixture
+    scored = {entry.slug for entry in plan.config.scored_on.get(texts, {}).values()}
+    return {
+        name: each
+        for name, each in ({} if asked is None else asked.plans).items()
+        if (each.texts is None or texts in each.texts) and _parts(plan, each) <= scored
+    }
+
+
+def _parts(plan: Plan, mixture: MixturePlan) -> set[str]:
+    """Names on the map of the models that a mixture is worked out from."""
+    named = (mixture.base, mixture.target, *mixture.probes.values())
+    return {entry.slug for name in named if (entry := plan.config.part(name)) is not None}
+
+
+def checked_on(plan: Plan, texts: str) -> dict[str, MixturePlan]:
+    """Those of them that are to be checked by training."""
+    return {name: each for name, each in mixtures_on(plan, texts).items() if each.check}
+
+
+def edited(plan: Plan, texts: str) -> dict[str, str]:
+    """Matrices of a text set with other prompts, by the names of the edits."""
+    found = plan.config.edited.get(texts, {})
+    return {edit: f"{plan.results}/{name}/matrix.h5" for edit, name in found.items()}
+
+
+def edited_paths(plan: Plan, texts: str) -> list[str]:
+    """The same without their names."""
+    return [*edited(plan, texts).values()]
+
+
+def base_texts(plan: Plan, texts: str) -> str:
+    """The texts that those of a variant follow from."""
+    return f"{plan.results}/{plan.config.variants[texts].of}/texts.jsonl"
+
+
+def base_manifest(plan: Plan, texts: str) -> str:
+    """Their manifest."""
+    return f"{plan.results}/{plan.config.variants[texts].of}/texts.json"
+
+
+def edits(plan: Plan, texts: str) -> str:
+    """The single edits of a variant, in the order in which they are made, as JSON."""
+    found = plan.config.variants[texts].edits
+    return json.dumps([each.model_dump(mode="json", exclude_none=True) for each in found])
+
+
+def scores_folder(plan: Plan, texts: str) -> str:
+    """Where the scores lie that stand on a map."""
+    return f"{plan.results}/{plan.config.scored_as(texts)}/scores"
+
+
+def ways_on(plan: Plan, texts: str) -> list[str]:
+    """Tables of ways that the page of a map draws."""
+    return [
+        f"{plan.results}/{texts}/{name}/ways.tsv"
+        for name in ("prompts", "mixture")
+        if getattr(plan.config.analyses, name) is not None and _has_material(plan, name, texts)
+    ]
+
+
 def _has_material(plan: Plan, analysis: str, texts: str) -> bool:
     """Whether there is what an analysis works on."""
+    variant = plan.config.variants.get(texts)
+    if variant is not None and (variant.edit is not None or analysis in OF_WHOLE_SETS):
+        return False
     if analysis in NEED_ALL_TEXTS and texts in plan.references:
         return False
     if analysis == "contrast":
         return bool(comparisons_on(plan, texts))
     if analysis == "true_kl":
-        return bool(plan.pairs(texts))
+        return bool(plan.divergences.of(texts))
+    if analysis == "generation":
+        return bool(plan.samples.of(texts))
+    if analysis == "prompts":
+        return texts in plan.config.edited
+    if analysis == "mixture":
+        return bool(mixtures_on(plan, texts))
     if analysis == "trajectories":
         scored = plan.config.scored_on[texts].values()
         return any(plan.is_checkpoint(entry.source) for entry in scored)

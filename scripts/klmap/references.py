@@ -8,7 +8,7 @@ process reads this when it starts, so it looks at nothing else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,19 @@ def find(config: Config, texts: str, file: Path) -> Reference:
     return Reference(str(folder), "", recipe, int(manifest["n"]), longest, models, beside)
 
 
-def selection_pattern(found: Mapping[str, Reference]) -> str:
-    """Regular expression of the names of all selections; matches nothing where there are none."""
+def pattern_of(found: Iterable[str]) -> str:
+    """Regular expression of some names; matches nothing where there are none."""
     return "|".join(map(re.escape, found)) or "(?!)"
 
 
-def drawn_pattern(found: Mapping[str, Reference]) -> str:
-    """Regular expression of the names of text sets that are drawn from a source of texts."""
-    return _all_but([*found, *_made_before(found)])
+def drawn_pattern(found: Mapping[str, Reference], variants: Iterable[str]) -> str:
+    """Regular expression of the names of text sets that are drawn from a source of texts.
+
+    Args:
+        found: references of all selections.
+        variants: names of the text sets that follow from others.
+    """
+    return _all_but([*found, *variants, *_made_before(found)])
 
 
 def here_pattern(found: Mapping[str, Reference]) -> str:

@@ -20,6 +20,7 @@ from klmap.allocation import Request
 from klmap.cards import Card, read_card
 from klmap.errors import InputError
 from klmap.estimates import Measured, Speed
+from klmap.pair_jobs import PairJobs
 from klmap.plan import Plan
 
 
@@ -75,17 +76,18 @@ class Submission:
             shared=self.sharing(),
         )
 
-    def pair(self, texts: str, first: str, second: str) -> Request:
+    def pair(self, jobs: PairJobs, texts: str, first: str, second: str) -> Request:
         """What the first attempt at comparing two models asks for: both are loaded in one job.
 
         Args:
+            jobs: the kind of comparison.
             texts: name of the text set.
             first: name of one model on the map.
             second: name of the other one.
         """
         one, other = (self._plain(texts, model) for model in (first, second))
         gpus, most = max(one.gpus, other.gpus), self._config.hardware.max_gpus
-        cards = [self._card(source) for source in self._plan.pair_sources(texts, first, second)]
+        cards = [self._card(source) for source in jobs.sources(texts, first, second)]
         specs = [json.loads(self._plan.spec(texts, model)) for model in (first, second)]
         pair = [
             (card, spec["dtype"], spec["quantization"] or "")
@@ -98,7 +100,7 @@ class Submission:
         if not refusal and gpus > most > 0:
             refusal = (
                 f"{first} and {second} together need {gpus} GPUs, and hardware.max_gpus is {most}; "
-                "take the pair out of analyses.true_kl, or raise it"
+                f"take the pair out of analyses.{jobs.analysis}, or raise it"
             )
         return Request(
             gpus=0 if refusal else gpus,
