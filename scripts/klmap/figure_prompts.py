@@ -1,0 +1,299 @@
+"""What edits of the prompt do: sizes of the shifts, gains, directions and domains."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from klmap import charts, clouds, style
+from klmap.arrays import Floats
+from klmap.log import logger
+from klmap.prompt_directions import Cosine
+from klmap.prompts import Edit, Edited
+
+MOST_EDITS = 16
+"""Edits that the figure has room for; the tables have all."""
+
+MOST_DOTS = 150
+"""Models up to which each is a dot; of more, their density is drawn."""
+
+MOST_DOMAINS = 12
+"""Domains that the figure has room for; the table has all."""
+
+_HEADING = "What edits of the prompt do"
+_WIDTH, _TOP, _FOOT, _GAP = 11.0, 1.4, 0.95, 0.3
+_AXIS, _TURNED = 0.55, 1.0
+_LINE = 168
+_TITLE: dict[str, Any] = {"size": 10, "loc": "left", "weight": "bold", "pad": 8}
+_BLUE = "#0072B2"
+
+
+def write(
+    folder: Path, some: Edited, edits: Sequence[Edit], cosines: Sequence[Cosine], texts: str
+) -> None:
+    """Draw ``edits``, PNG and SVG; ``texts`` is the name of the text set."""
+    with mpl.rc_context(style.RC):
+        style.save(draw(some, edits, cosines, texts), folder, "edits")
+    logger.info("drew %s", folder / "edits")
+
+
+def draw(some: Edited, edits: Sequence[Edit], cosines: Sequence[Cosine], texts: str) -> Figure:
+    """Sizes, gains, cosines of directions, and the domains that carry the shifts.
+
+    Args:
+        some: the models and edits.
+        edits: what was measured of each edit.
+        cosines: of all pairs of edits.
+        texts: name of the text set.
+    """
+    shown = list(edits[:MOST_EDITS])
+    names = [style.shorten(edit.name, 24) for edit in shown]
+    rows = len(shown)
+    row = 0.46 if rows <= 4 else 0.38 if rows <= 8 else 0.3
+    tall = max(row * rows, 0.9)
+    side = tall if rows > 1 else 0.0
+    domains = _largest(shown)
+    below = _AXIS + _TURNED + 0.35 + tall if len(domains) > 1 else _AXIS
+    margin = 0.4 + style.widest(names, 9)
+    height = _TOP + tall + below + _FOOT
+    left = _WIDTH - margin - 0.75 - side - (_GAP if side else 0)
+    figure = style.new_figure(
+        _WIDTH, height, _HEADING, _subject(some, texts, len(shown) < len(edits)), _note(shown)
+    )
+    bottom = height - _TOP - tall
+    sizes, gains = 0.58 * left, 0.42 * left - 0.45
+    first = style.add_axes(figure, margin, bottom, _WIDTH - margin - sizes, _TOP)
+    second = style.add_axes(
+        figure, margin + sizes + 0.3, bottom, _WIDTH - margin - sizes - 0.3 - gains, _TOP
+    )
+    each, legend = style.categories([model.family for model in some.found.models])
+    _sizes(first, shown, names, each)
+    _gains(second, shown, each)
+    if side:
+        end = _WIDTH - 0.75 - side
+        _matrix(style.add_axes(figure, end, bottom, 0.75, _TOP), cosines, rows)
+    if len(domains) > 1:
+        wide = min(0.62 * len(domains), 6.6)
+        axes = style.add_axes(figure, margin, _FOOT + _TURNED, _WIDTH - margin - wide, 1)
+        axes.set_position((
+            margin / _WIDTH, (_FOOT + _TURNED) / height, wide / _WIDTH, tall / height
+        ))  # fmt: skip
+        _domains(axes, some, shown, names, domains)
+    if max(len(edit.rows) for edit in shown) <= MOST_DOTS:
+        used = {int(n) for edit in shown for n in edit.rows}
+        present = {each[n].name for n in used}
+        kept = [item for item in legend if item.name in present]
+        place = 1 - 2.5 / _WIDTH, (_FOOT + _TURNED + tall + 0.25) / height
+        if len(domains) > 1:
+            charts.titled(figure, style.handles(kept[:8]), "family", *place)
+    return figure
+
+
+def _subject(some: Edited, texts: str, cut: bool) -> str:
+    models = int(some.under.any(axis=0).sum())
+    count = len(some.names)
+    told = f"{count:,} edit{'s' if count != 1 else ''}"
+    told += f", the first {MOST_EDITS} drawn" if cut else ""
+    return f"{style.subject(models, some.texts, texts)} · {told} · bits/byte of the responses"
+
+
+def _note(edits: Sequence[Edit]) -> str:
+    dots = max(len(edit.rows) for edit in edits) <= MOST_DOTS
+    each = "One dot is one model" if dots else "Hills: density of the models"
+    return textwrap.fill(
+        f"{each}; black: median; number: models. Size: KL between a model with the prompts as they "
+        "are and with the edit. Grey: noise floor, what numerical errors alone give; hollow: below "
+        "it. Cosines are of the mean shifts, bold where the 95 % interval over texts holds no 0.5: "
+        "every shift begins at the same prompts, so wordings that differ by chance alone have 0.5, "
+        "not 0. On the diagonal: coherence, the mean cosine of a model's shift with that of all "
+        "others. All but the shifts is klmap's own.",
+        _LINE,
+    )
+
+
+def _rows(axes: Axes, count: int, names: Sequence[str]) -> None:
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_yticks(range(count), [style.literal(name) for name in names], size=9, color=style.INK)
+    axes.tick_params(axis="y", length=0)
+    style.graph(axes, "x", left=False)
+
+
+def _sizes(
+    axes: Axes, edits: Sequence[Edit], names: Sequence[str], each: Sequence[style.Category]
+) -> None:
+    axes.set_title("Size of the shifts", **_TITLE)
+    _rows(axes, len(edits), names)
+    every = np.concatenate([edit.kl for edit in edits])
+    floors = np.concatenate([edit.floor[np.isfinite(edit.floor)] for edit in edits])
+    positive = every[every > 0]
+    if not positive.size:
+        charts.message(axes, "No edit moves any model.")
+        axes.set_xticks([])
+        return
+    # A floor far below all shifts would leave them no room.
+    low = float(positive.min())
+    near = floors[(floors > 0) & (floors < positive.max())]
+    low = min(low, max(float(near.max(initial=0.0)), low / 100)) / 1.6
+    high = float(positive.max()) * 1.6
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    if high < 300 * low:
+        style.decade_axis(axes.xaxis)
+    axes.set_xlabel("KL to the model as it is, bits/byte", size=8.5)
+    for place, edit in enumerate(edits):
+        floor = edit.floor[np.isfinite(edit.floor) & (edit.floor > low)]
+        if floor.size:
+            middle = float(np.median(floor))
+            axes.plot([middle] * 2, [place - 0.42, place + 0.42], color=style.MUTED,
+                      linewidth=1.2, linestyle=(0, (2, 1.2)), zorder=2)  # fmt: skip
+        moved = edit.kl > 0
+        _cloud(
+            axes, place, np.log10(np.maximum(edit.kl, low)), (math.log10(low), math.log10(high)),
+            [each[row] for row in edit.rows], edit.below, moved, logarithmic=True,
+        )  # fmt: skip
+        middle = float(np.median(edit.kl))
+        _median(axes, place, max(middle, low))
+        axes.annotate(
+            f"{len(edit.rows):,}", (1, place), xycoords=("axes fraction", "data"),
+            xytext=(3, 0), textcoords="offset points", size=7.5, color=style.MUTED, va="center",
+        )  # fmt: skip
+
+
+def _gains(axes: Axes, edits: Sequence[Edit], each: Sequence[style.Category]) -> None:
+    axes.set_title("Mean shift", **_TITLE)
+    _rows(axes, len(edits), [""] * len(edits))
+    every = np.concatenate([edit.gain for edit in edits])
+    low, high = min(float(every.min()), 0.0), max(float(every.max()), 0.0)
+    room = 0.08 * (high - low) or 0.01
+    low, high = low - room, high + room
+    axes.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("bits/byte; right: responses likelier", size=8.5)
+    for place, edit in enumerate(edits):
+        sure = ~(np.abs(edit.gain) > 2 * edit.gain_se)
+        own = [each[row] for row in edit.rows]
+        every_one = np.ones(len(own), np.bool_)
+        _cloud(axes, place, edit.gain, (low, high), own, sure, every_one, logarithmic=False)
+        _median(axes, place, float(np.median(edit.gain)))
+
+
+def _median(axes: Axes, place: int, value: float) -> None:
+    axes.plot(
+        [value] * 2, [place - 0.38, place + 0.38], color=style.INK, linewidth=1.8, zorder=5,
+        solid_capstyle="butt",
+    )  # fmt: skip
+
+
+def _cloud(
+    axes: Axes,
+    place: int,
+    values: Floats,
+    ends: tuple[float, float],
+    each: Sequence[style.Category],
+    hollow: np.ndarray[Any, np.dtype[np.bool_]],
+    drawn: np.ndarray[Any, np.dtype[np.bool_]],
+    *,
+    logarithmic: bool,
+) -> None:
+    """The models of one edit, as dots or, where they are many, as a hill."""
+    where = 10**values if logarithmic else values
+    if len(values) > MOST_DOTS:
+        along, heights = clouds.density(values[drawn], *ends)
+        along = 10**along if logarithmic else along
+        axes.fill_between(
+            along, place + 0.36, place + 0.36 - 0.74 * heights, color=_BLUE, alpha=0.55,
+            linewidth=0, zorder=3,
+        )  # fmt: skip
+        return
+    heights = place + 1.15 * clouds.spread(values, *ends)
+    for category in {each[n].name: each[n] for n in range(len(each))}.values():
+        for empty in (False, True):
+            some = [
+                n for n in range(len(each)) if drawn[n]
+                and each[n].name == category.name and bool(hollow[n]) == empty
+            ]  # fmt: skip
+            axes.scatter(
+                where[some], heights[some], s=20 * style.AREA.get(category.marker, 1),
+                marker=category.marker, facecolors="white" if empty else category.color,
+                edgecolors=category.color if empty else "white",
+                linewidths=0.8 if empty else 0.35, zorder=4,
+            )  # fmt: skip
+
+
+def _matrix(axes: Axes, cosines: Sequence[Cosine], count: int) -> None:
+    """Cosines of the directions of all pairs of edits."""
+    axes.set_title("Directions alike?", **_TITLE)
+    values = np.full((count, count), math.nan)
+    sure = np.zeros((count, count), np.bool_)
+    for item in cosines:
+        if item.second < count:
+            for one, other in ((item.first, item.second), (item.second, item.first)):
+                values[one, other] = item.cosine
+                sure[one, other] = not item.low <= 0.5 <= item.high
+    _heat(axes, values, values, sure, Normalize(-1, 1))
+
+
+def _heat(
+    axes: Axes,
+    colors: Floats,
+    values: Floats,
+    bold: np.ndarray[Any, np.dtype[np.bool_]],
+    norm: Normalize,
+) -> None:
+    map_ = mpl.colormaps["PuOr_r"].with_extremes(bad="#eef0f3")
+    axes.imshow(colors, cmap=map_, norm=norm, interpolation="nearest", aspect="auto")
+    for row, column in np.argwhere(np.isfinite(values)):
+        red, green, blue = to_rgb(map_(norm(colors[row, column])))
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+        axes.text(
+            column, row, _short(values[row, column]), ha="center", va="center", size=7.5,
+            color="white" if dark else style.INK,
+            weight="bold" if bold[row, column] else "normal",
+        )  # fmt: skip
+    axes.tick_params(length=0)
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".replace("0.", ".", 1)
+
+
+def _largest(edits: Sequence[Edit]) -> list[int]:
+    """Domains with the largest shares in any edit, as many as there is room for."""
+    most = np.nanmax([np.nan_to_num(edit.share) for edit in edits], axis=0)
+    kept = sorted(range(len(most)), key=lambda n: -most[n])[:MOST_DOMAINS]
+    return sorted(kept)
+
+
+def _domains(
+    axes: Axes,
+    some: Edited,
+    edits: Sequence[Edit],
+    names: Sequence[str],
+    domains: Sequence[int],
+) -> None:
+    axes.set_title("Which domains carry the shift: share of it over share of the texts", **_TITLE)
+    sizes = np.bincount(some.domains.code, minlength=len(some.domains.names)) / some.texts
+    ratio = np.array([edit.share / sizes for edit in edits])[:, domains]
+    error = np.array([edit.share_se / sizes for edit in edits])[:, domains]
+    logs = np.log2(np.where(ratio > 0, ratio, np.nan))
+    _heat(axes, logs, ratio, np.abs(ratio - 1) > 2 * error, Normalize(-2.5, 2.5))
+    axes.set_yticks(range(len(names)), [style.literal(n) for n in names], size=9, color=style.INK)
+    labels = [style.literal(style.shorten(some.domains.names[n], 18)) for n in domains]
+    axes.set_xticks(
+        range(len(labels)), labels, size=8, color=style.INK, rotation=35, ha="right",
+        rotation_mode="anchor",
+    )  # fmt: skip
