@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from klmap import (
     figure_prompts,
     layout,
     log,
+    prompt_edits,
     prompt_plane,
     prompt_tables,
     prompt_ways,
@@ -20,7 +20,6 @@ from klmap import (
 )
 from klmap import prompt_additivity as additivity
 from klmap import prompt_directions as directions
-from klmap.errors import InputError
 from klmap.gathered import gathered
 from klmap.store import open_matrix
 
@@ -42,34 +41,24 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="folder to write to")
     args = parser.parse_args()
     off = next(iter(args.offmap), None), next(iter(args.offmap_models), None)
-    composed = {name: parts.split(",") for name, parts in _named(args.composed, "--composed")}
+    edits = prompt_edits.named(args.edits, "--edits")
+    sums = prompt_edits.named(args.composed, "--composed")
     with ExitStack() as stack:
         found = stack.enter_context(gathered(args.matrix, args.models, *off))
-        files = {
-            name: stack.enter_context(open_matrix(Path(path)))
-            for name, path in _named(args.edits, "--edits")
-        }
-        some = prompts.edited(found, files, composed)
+        files = {name: stack.enter_context(open_matrix(Path(path))) for name, path in edits}
+        some = prompt_edits.edited(found, files, {name: parts.split(",") for name, parts in sums})
         on_map = [model for model, on in zip(found.models, found.on_map, strict=True) if on]
         places = layout.plane_of(layout.read_layout(args.layout, on_map))
-        edits, sums = prompts.measure(some), additivity.measure(some)
-        cosines = directions.measure(some, edits, args.bootstrap, args.seed)
+        shifts, added = prompts.measure(some), additivity.measure(some)
+        cosines = directions.measure(some, shifts, args.bootstrap, args.seed)
         plane = prompt_plane.find(some)
         ways = prompt_ways.find(some, places, layout.read_report(args.layout.with_suffix(".json")))
-    prompt_tables.write(args.folder, some, edits, cosines, sums)
-    prompt_ways.write(args.folder / "ways.tsv", some, edits, ways)
+    prompt_tables.write(args.folder, some, shifts, cosines, added)
+    prompt_ways.write(args.folder / "ways.tsv", some, shifts, ways)
     name = args.matrix.resolve().parent.name
-    figure_prompts.write(args.folder, some, edits, cosines, name)
+    figure_prompts.write(args.folder, some, shifts, cosines, name)
     figure_prompt_arrows.write(args.folder, some, plane, name)
-    figure_additivity.write(args.folder, some, sums, name)
-
-
-def _named(values: Sequence[str], option: str) -> list[tuple[str, str]]:
-    pairs = [(name, rest) for name, _, rest in (value.partition("=") for value in values)]
-    for value, (name, rest) in zip(values, pairs, strict=True):
-        if not name or not rest:
-            raise InputError(f"{option} {value}: expected NAME=..., such as brief=matrix.h5")
-    return pairs
+    figure_additivity.write(args.folder, some, added, name)
 
 
 if __name__ == "__main__":

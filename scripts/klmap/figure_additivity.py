@@ -16,7 +16,7 @@ from klmap import charts, clouds, style
 from klmap.arrays import Floats
 from klmap.log import logger
 from klmap.prompt_additivity import Sum, chance_cosine, chance_error
-from klmap.prompts import Edited
+from klmap.prompt_edits import Edited
 
 MOST_SUMS = 14
 """Composed edits that the figure has room for; the table has all."""

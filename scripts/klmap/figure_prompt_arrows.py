@@ -15,8 +15,8 @@ from klmap import charts, style
 from klmap.arrays import Floats
 from klmap.figure_map import frame
 from klmap.log import logger
+from klmap.prompt_edits import Edited
 from klmap.prompt_plane import Plane
-from klmap.prompts import Edited
 
 MOST_PANELS = 12
 """Edits that the figure has room for; the tables have all."""
@@ -51,11 +51,15 @@ def draw(some: Edited, plane: Plane, texts: str) -> Figure:
     columns = min(panels, 2 if panels in (2, 4) else 3 if panels <= 9 else 4)
     lines = math.ceil(panels / columns)
     wide = (_WIDTH - _LEFT - _LEGEND - _GAP * (columns - 1)) / columns
-    high = min(wide * 0.8, 5.6)
     each, legend = style.categories([some.found.models[row].family for row in plane.rows])
+    factor = _factor(plane)
+    tips = plane.begin + factor * (plane.end[:panels] - plane.begin)
+    every = np.concatenate([plane.begin[None], tips])
+    every = every[np.isfinite(every).all(axis=2)]
+    reach = np.ptp(every, axis=0)
+    high = wide * min(max(reach[1] / reach[0] if reach[0] > 0 else 1.0, 0.5), 0.9)
     grid = lines * (high + _TITLE)
     height = _TOP + max(grid, _TITLE + 0.5 + 0.22 * len(legend)) + _FOOT
-    factor = _factor(plane)
     cut = f", the first {panels} drawn" if panels < count else ""
     figure = style.new_figure(
         _WIDTH, height, _HEADING,
@@ -64,9 +68,6 @@ def draw(some: Edited, plane: Plane, texts: str) -> Figure:
         f"{_long(factor)} · unit of both axes: √(bits/byte)",
         _note(plane, factor),
     )  # fmt: skip
-    tips = plane.begin + factor * (plane.end[:panels] - plane.begin)
-    every = np.concatenate([plane.begin[None], tips])
-    every = every[np.isfinite(every).all(axis=2)]
     for panel in range(panels):
         row, column = divmod(panel, columns)
         left = _LEFT + column * (wide + _GAP)
@@ -140,8 +141,8 @@ def _panel(axes: Axes, plane: Plane, tips: Floats, each: list[style.Category]) -
         area = (24.0 if large else 3.0) * style.AREA.get(category.marker, 1)
         axes.scatter(
             plane.begin[some, 0], plane.begin[some, 1], s=area, color=category.color,
-            alpha=1 if large else 0.35, marker=category.marker if large else "o", edgecolors="white",
-            linewidths=0.5 if large else 0, zorder=4 if large else 2,
+            alpha=1 if large else 0.35, marker=category.marker if large else "o",
+            edgecolors="white", linewidths=0.5 if large else 0, zorder=4 if large else 2,
         )  # fmt: skip
 
 

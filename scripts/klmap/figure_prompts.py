@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, to_rgb
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,7 +19,9 @@ from klmap import charts, clouds, style
 from klmap.arrays import Floats
 from klmap.log import logger
 from klmap.prompt_directions import Cosine
-from klmap.prompts import Edit, Edited
+from klmap.prompt_edits import Edited
+from klmap.prompt_tables import coherence
+from klmap.prompts import Edit
 
 MOST_EDITS = 16
 """Edits that the figure has room for; the tables have all."""
@@ -31,11 +33,12 @@ MOST_DOMAINS = 12
 """Domains that the figure has room for; the table has all."""
 
 _HEADING = "What edits of the prompt do"
-_WIDTH, _TOP, _FOOT, _GAP = 11.0, 1.4, 0.95, 0.3
-_AXIS, _TURNED = 0.55, 1.0
+_WIDTH, _TOP, _FOOT, _GAP = 11.0, 1.4, 0.9, 0.3
+_AXIS, _SLOPE = 0.55, 0.6
 _LINE = 168
 _TITLE: dict[str, Any] = {"size": 10, "loc": "left", "weight": "bold", "pad": 8}
 _BLUE = "#0072B2"
+_CHANCE = 0.5
 
 
 def write(
@@ -63,7 +66,9 @@ def draw(some: Edited, edits: Sequence[Edit], cosines: Sequence[Cosine], texts: 
     tall = max(row * rows, 0.9)
     side = tall if rows > 1 else 0.0
     domains = _largest(shown)
-    below = _AXIS + _TURNED + 0.35 + tall if len(domains) > 1 else _AXIS
+    under = max(_AXIS, 0.15 + _SLOPE * style.widest(names, 8)) if side else _AXIS
+    turned = 0.15 + _SLOPE * style.widest([_domain(some, n) for n in domains], 8)
+    below = under + turned + 0.4 + tall if len(domains) > 1 else under
     margin = 0.4 + style.widest(names, 9)
     height = _TOP + tall + below + _FOOT
     left = _WIDTH - margin - 0.75 - side - (_GAP if side else 0)
@@ -81,19 +86,17 @@ def draw(some: Edited, edits: Sequence[Edit], cosines: Sequence[Cosine], texts: 
     _gains(second, shown, each)
     if side:
         end = _WIDTH - 0.75 - side
-        _matrix(style.add_axes(figure, end, bottom, 0.75, _TOP), cosines, rows)
+        _matrix(style.add_axes(figure, end, bottom, 0.75, _TOP), cosines, shown, names)
     if len(domains) > 1:
         wide = min(0.62 * len(domains), 6.6)
-        axes = style.add_axes(figure, margin, _FOOT + _TURNED, _WIDTH - margin - wide, 1)
-        axes.set_position((
-            margin / _WIDTH, (_FOOT + _TURNED) / height, wide / _WIDTH, tall / height
-        ))  # fmt: skip
+        low = _FOOT + turned
+        axes = style.add_axes(figure, margin, low, _WIDTH - margin - wide, height - low - tall)
         _domains(axes, some, shown, names, domains)
     if max(len(edit.rows) for edit in shown) <= MOST_DOTS:
         used = {int(n) for edit in shown for n in edit.rows}
         present = {each[n].name for n in used}
         kept = [item for item in legend if item.name in present]
-        place = 1 - 2.5 / _WIDTH, (_FOOT + _TURNED + tall + 0.25) / height
+        place = 1 - 2.5 / _WIDTH, (_FOOT + turned + tall + 0.28) / height
         if len(domains) > 1:
             charts.titled(figure, style.handles(kept[:8]), "family", *place)
     return figure
@@ -143,7 +146,9 @@ def _sizes(
     # A floor far below all shifts would leave them no room.
     low = float(positive.min())
     near = floors[(floors > 0) & (floors < positive.max())]
-    low = min(low, max(float(near.max(initial=0.0)), low / 100)) / 1.6
+    low = min(low, max(float(near.max(initial=0.0)), low / 30)) / 1.6
+    if not (floors > low).any():
+        low = float(positive.min()) / 1.6
     high = float(positive.max()) * 1.6
     axes.set_xscale("log")
     axes.set_xlim(low, high)
@@ -178,7 +183,7 @@ def _gains(axes: Axes, edits: Sequence[Edit], each: Sequence[style.Category]) ->
     low, high = low - room, high + room
     axes.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.set_xlabel("bits/byte; right: responses likelier", size=8.5)
     for place, edit in enumerate(edits):
         sure = ~(np.abs(edit.gain) > 2 * edit.gain_se)
@@ -231,17 +236,31 @@ def _cloud(
             )  # fmt: skip
 
 
-def _matrix(axes: Axes, cosines: Sequence[Cosine], count: int) -> None:
-    """Cosines of the directions of all pairs of edits."""
+def _matrix(
+    axes: Axes, cosines: Sequence[Cosine], edits: Sequence[Edit], names: Sequence[str]
+) -> None:
+    """Cosines of the directions of all pairs of edits; coherence of each on the diagonal."""
     axes.set_title("Directions alike?", **_TITLE)
-    values = np.full((count, count), math.nan)
+    count = len(edits)
+    colors = np.full((count, count), math.nan)
     sure = np.zeros((count, count), np.bool_)
     for item in cosines:
         if item.second < count:
-            for one, other in ((item.first, item.second), (item.second, item.first)):
-                values[one, other] = item.cosine
-                sure[one, other] = not item.low <= 0.5 <= item.high
-    _heat(axes, values, values, sure, Normalize(-1, 1))
+            for place in ((item.first, item.second), (item.second, item.first)):
+                colors[place] = item.cosine
+                sure[place] = item.low > _CHANCE or item.high < _CHANCE
+    values = colors.copy()
+    np.fill_diagonal(values, [coherence(edit.cosine) for edit in edits])
+    _heat(axes, colors, values, sure, Normalize(-1.2, 1.2))
+    _turned(axes, names)
+
+
+def _turned(axes: Axes, names: Sequence[str]) -> None:
+    """Names below columns, aslant."""
+    axes.set_xticks(
+        range(len(names)), [style.literal(name) for name in names], size=8, color=style.INK,
+        rotation=35, ha="right", rotation_mode="anchor",
+    )  # fmt: skip
 
 
 def _heat(
@@ -254,7 +273,7 @@ def _heat(
     map_ = mpl.colormaps["PuOr_r"].with_extremes(bad="#eef0f3")
     axes.imshow(colors, cmap=map_, norm=norm, interpolation="nearest", aspect="auto")
     for row, column in np.argwhere(np.isfinite(values)):
-        red, green, blue = to_rgb(map_(norm(colors[row, column])))
+        red, green, blue, _ = map_(norm(np.ma.masked_invalid(colors[row, column])))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         axes.text(
             column, row, _short(values[row, column]), ha="center", va="center", size=7.5,
@@ -290,10 +309,10 @@ def _domains(
     ratio = np.array([edit.share / sizes for edit in edits])[:, domains]
     error = np.array([edit.share_se / sizes for edit in edits])[:, domains]
     logs = np.log2(np.where(ratio > 0, ratio, np.nan))
-    _heat(axes, logs, ratio, np.abs(ratio - 1) > 2 * error, Normalize(-2.5, 2.5))
+    _heat(axes, logs, ratio, np.abs(ratio - 1) > 2 * error, Normalize(-3.5, 3.5))
     axes.set_yticks(range(len(names)), [style.literal(n) for n in names], size=9, color=style.INK)
-    labels = [style.literal(style.shorten(some.domains.names[n], 18)) for n in domains]
-    axes.set_xticks(
-        range(len(labels)), labels, size=8, color=style.INK, rotation=35, ha="right",
-        rotation_mode="anchor",
-    )  # fmt: skip
+    _turned(axes, [_domain(some, n) for n in domains])
+
+
+def _domain(some: Edited, number: int) -> str:
+    return style.shorten(some.domains.names[number], 18)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from klmap.arrays import Floats, Rows
-from klmap.prompts import Edited
+from klmap.prompt_edits import Edited
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from klmap.arrays import Floats
-from klmap.prompts import Edit, Edited
+from klmap.prompt_edits import Edited
+from klmap.prompts import Edit
 
 _BLOCK = 50
 

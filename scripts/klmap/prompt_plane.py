@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from klmap.arrays import Floats, Rows
-from klmap.prompts import Edited
+from klmap.prompt_edits import Edited
 
 MOST_VECTORS = 2000
 """Vectors that the components are of; of more, those of evenly spaced models."""

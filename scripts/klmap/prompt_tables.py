@@ -13,7 +13,8 @@ from klmap.files import write_tsv
 from klmap.log import logger
 from klmap.prompt_additivity import Sum
 from klmap.prompt_directions import Cosine
-from klmap.prompts import Edit, Edited, missing
+from klmap.prompt_edits import Edited, missing
+from klmap.prompts import Edit
 
 SURE = 2.0
 """Standard errors from which a gain counts as more than chance."""

@@ -29,7 +29,8 @@ from klmap.errors import InputError
 from klmap.files import write_tsv
 from klmap.layout import Report
 from klmap.log import Progress, logger
-from klmap.prompts import Edit, Edited
+from klmap.prompt_edits import Edited
+from klmap.prompts import Edit
 
 COLUMNS = ("group", "model", "step", "x", "y", "label")
 
