@@ -204,10 +204,10 @@ def test_a_batch_that_does_not_fit_the_gpu_is_halved(
     expected = scorer_compare.tokenwise(models, plan, 1)
     plainly = scorer_compare._batch
 
-    def limited(models: Any, plan: Any, batch: Any) -> Any:
+    def limited(models: Any, plan: Any, batch: Any, values: Any) -> Any:
         if len(batch) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return plainly(models, plan, batch)
+        return plainly(models, plan, batch, values)
 
     monkeypatch.setattr(scorer_compare, "_batch", limited)
     found = scorer_compare.tokenwise(models, plan, 10_000)

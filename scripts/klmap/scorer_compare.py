@@ -32,6 +32,7 @@ def tokenwise(
     plan: scorer_run.Plan,
     budget: int,
     progress: Progress | None = None,
+    temperature: float = 1.0,
 ) -> Floats:
     """Compare two models at every scored token of some texts.
 
@@ -40,9 +41,45 @@ def tokenwise(
         plan: of the texts.
         budget: padded tokens per batch; a GPU out of memory halves it.
         progress: told of every batch.
+        temperature: by which logits are divided.
 
     Returns:
         (7, T) float64 in the order of texts, see :func:`compare`.
+
+    Raises:
+        PermanentFailure: a model's own code fails.
+        torch.OutOfMemoryError: memory does not suffice for a single text.
+    """
+
+    def values(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+        if temperature != 1.0:
+            logits = [each / temperature for each in logits]
+        return compare(logits[0], logits[1], targets)
+
+    return by_token(models, plan, budget, values, len(VALUES), progress)
+
+
+def by_token(
+    models: Sequence[CausalModel],
+    plan: scorer_run.Plan,
+    budget: int,
+    values: Callable[[Sequence[Tensor], Tensor], Tensor],
+    count: int,
+    progress: Progress | None = None,
+) -> Floats:
+    """Some numbers for every scored token of some texts, from the logits of some models.
+
+    Args:
+        models: loaded and verified; all read what the plan holds.
+        plan: of the texts.
+        budget: padded tokens per batch; a GPU out of memory halves it.
+        values: makes (count, R) numbers of the (R, V) logits of each model and the (R,) ids of
+            the tokens that do come next.
+        count: of numbers for each token.
+        progress: told of every batch.
+
+    Returns:
+        (count, T) float64 in the order of texts.
 
     Raises:
         PermanentFailure: a model's own code fails.
@@ -53,12 +90,12 @@ def tokenwise(
             budget = min(budget, max(scorer_run.FALLBACK_LOGITS // model.rows, 1))
         if model.mixes_batches:
             budget = 1
-    result = np.zeros((len(VALUES), int(plan.offset[-1])))
+    result = np.zeros((count, int(plan.offset[-1])))
     start = 0
     while start < len(plan.ordered):
         batch = scorer_run.next_batch(plan.ordered, start, budget)
         try:
-            values = _batch(models, plan, batch)
+            found = _batch(models, plan, batch, values)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -71,7 +108,7 @@ def tokenwise(
         filled = 0
         for piece in batch:
             place = slice(piece.offset, piece.offset + piece.scored)
-            result[:, place] = values[:, filled : filled + piece.scored]
+            result[:, place] = found[:, filled : filled + piece.scored]
             filled += piece.scored
         start += len(batch)
         if progress is not None:
@@ -81,11 +118,12 @@ def tokenwise(
 
 @torch.inference_mode()
 def _batch(
-    models: tuple[CausalModel, CausalModel],
+    models: Sequence[CausalModel],
     plan: scorer_run.Plan,
     batch: Sequence[scorer_run.Piece],
+    values: Callable[[Sequence[Tensor], Tensor], Tensor],
 ) -> Floats:
-    """(7, R) values of the tokens that one batch scores, piece after piece."""
+    """(count, R) numbers of the tokens that one batch scores, piece after piece."""
     width = batch[0].length
     ids = torch.zeros((len(batch), width), dtype=torch.int64)
     rows, targets = [], []
@@ -97,14 +135,15 @@ def _batch(
         rows.append(number * width + scored - 1)
         targets.append(sequence[scored])
     places, wanted = torch.cat(rows), torch.cat(targets)
-    first, second = (_logits(model, ids, places) for model in models)
+    each = [_logits(model, ids, places) for model in models]
     device = models[0].output_device
     widest = max(model.rows for model in models)
     step = max((CUDA_LOGITS if device.type == "cuda" else CPU_LOGITS) // widest, 1)
     parts = []
     for start in range(0, len(wanted), step):
         some = slice(start, start + step)
-        parts.append(compare(first(some), second(some).to(device), wanted[some].to(device)))
+        logits = [logits_of(some).to(device) for logits_of in each]
+        parts.append(values(logits, wanted[some].to(device)))
     return np.asarray(torch.cat(parts, dim=1).cpu().numpy(), np.float64)
 
 

@@ -118,7 +118,7 @@ def divergence(job: Job) -> None:
     both = dataclasses.replace(cards[0], commit="~".join(result.commits))
     try:
         scorer_job.raise_again(named, both, sha256)
-        with _memory():
+        with memory("divergence"):
             _compute(job, cards, read_texts(job.texts, job.manifest), result)
     except PermanentFailure as failure:
         if not job.skip_failures:
@@ -149,8 +149,15 @@ def _is_finished(path: Path, wanted: Divergence) -> bool:
 
 
 @contextlib.contextmanager
-def _memory() -> Iterator[None]:
-    """Say what helps where two models at a time are too much."""
+def memory(rule: str) -> Iterator[None]:
+    """Say what helps where two models at a time are too much.
+
+    Args:
+        rule: whose job this is.
+
+    Raises:
+        KlmapError: memory does not suffice.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -160,7 +167,7 @@ def _memory() -> Iterator[None]:
         raise KlmapError(
             "memory does not suffice for both models at one time: "
             f"{text or 'this process gets no more'}. On a cluster each attempt asks for more; to "
-            "begin with more, give for instance --set-resources divergence:mem_mb=64000, or set "
+            f"begin with more, give for instance --set-resources {rule}:mem_mb=64000, or set "
             "hardware.gpu_memory_gb to what one GPU has"
         ) from error
 
@@ -179,7 +186,14 @@ def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Div
     os.environ["RAYON_NUM_THREADS"] = str(job.threads)
     if any(side.spec.get("remote_code") for side in job.sides):
         scorer_code.isolate()
-    from klmap import scorer_compare, scorer_load, scorer_precision, scorer_run, tokens
+    from klmap import (
+        scorer_compare,
+        scorer_load,
+        scorer_precision,
+        scorer_run,
+        tokens,
+        tokens_texts,
+    )
 
     device = scorer_precision.prepare(job.device, job.threads)
     remote = [
@@ -195,19 +209,23 @@ def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Div
         default=None,
     )
     chosen = scorer_run.probe_texts(len(texts), job.number)
-    first, second = (
-        tokens.encode(
+    ours, theirs = (
+        tokens_texts.read(
             tokens.load_tokenizer(side.weights, permitted),
-            [text.text for text in texts],
+            side.weights,
+            texts,
             prefix=str(side.spec["prefix"]),
             overlength=str(side.spec["overlength"]),
             limit=limit,
-        ).sequences
+        ).encoded
         for side, permitted in zip(job.sides, remote, strict=True)
     )
-    check_same([side.model for side in job.sides], first, second, chosen)
-    models, choices = _load(job, cards, first, limit, device)
-    plan = scorer_run.make_plan([first[number] for number in chosen], limit)
+    first = ours.sequences
+    check_same([side.model for side in job.sides], first, theirs.sequences, chosen)
+    models, choices = load_pair(job.sides, cards, (first, first), limit, device)
+    plan = scorer_run.make_plan(
+        [first[number] for number in chosen], limit, [ours.first[number] for number in chosen]
+    )
     budget = scorer_run.budget_for(device, job.batch_tokens)
     progress = Progress(sum(piece.length for piece in plan.pieces), "tokens")
     values = scorer_compare.tokenwise(models, plan, budget, progress)
@@ -278,14 +296,25 @@ def check_same(
         )
 
 
-def _load(
-    job: Job,
+def load_pair(
+    sides: Sequence[Side],
     cards: Sequence[Card],
-    sequences: Sequence[Sequence[int]],
+    sequences: Sequence[Sequence[Sequence[int]]],
     limit: int | None,
     device: str,
 ) -> tuple[tuple[CausalModel, CausalModel], list[str]]:
-    """Both models in the dtypes of their scores, and why they have these."""
+    """Both models in the dtypes of their scores, and why they have these.
+
+    Args:
+        sides: the two models.
+        cards: their cards.
+        sequences: for either the token ids of some texts as it reads them.
+        limit: longest input of both in tokens; None without one.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        PermanentFailure: a model cannot be loaded, or not as it is configured.
+    """
     import torch
 
     from klmap import scorer_precision
@@ -294,15 +323,15 @@ def _load(
         scorer_precision.Loading(
             side.weights,
             device,
-            sequences,
+            ids,
             limit,
             stored=None if card.quantization else card.dtype,
             parameters=card.parameters,
             quantization=_quantization(side, card),
         )
-        for side, card in zip(job.sides, cards, strict=True)
+        for side, card, ids in zip(sides, cards, sequences, strict=True)
     )
-    wanted = [str(side.spec["dtype"]) for side in job.sides]
+    wanted = [str(side.spec["dtype"]) for side in sides]
     one, reason = scorer_precision.load(first, wanted[0])
     dtype, products = one.dtype, one.products
     if device == "cuda" and "auto" in wanted:

@@ -1,0 +1,218 @@
+"""Estimated KLs, and MAUVE, against KLs of texts that models write themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from klmap import charts, style
+from klmap.figure_true_kl import COLORS, MANY, NAMES
+from klmap.generation import Generation, Pair, Summary
+from klmap.log import logger
+from klmap.store_samples import TEXT
+from klmap.true_kl import CHECKPOINTS, OTHER, QUANTIZED, RELATIONS, TUNED, Correlation
+
+TITLES = {
+    "map": "The estimate of the map",
+    "own": "The same on what the models wrote",
+    "mauve": "MAUVE",
+}
+"""Of the panels."""
+
+LABELS = {
+    "map": "estimated KL, bits/byte",
+    "own": "estimated KL on samples, bits/byte",
+    "mauve": "MAUVE, 1 where texts are alike",
+}
+"""Of their vertical axes."""
+
+_MARKERS = {QUANTIZED: "s", CHECKPOINTS: "o", TUNED: "^", OTHER: "D"}
+_BAND = "#e5e7eb"
+_FACTOR = 2.0
+_TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 30, "weight": "bold"}
+_SIDE, _LEGEND = 3.75, 2.5
+_LEFT, _BOTTOM, _TOP, _GAP = 0.8, 1.45, 1.5, 0.9
+_NOTE = (
+    "Across: mean of log p - log q over responses that p wrote, mean of both directions.\n"
+    "Map: half the variance over the text set of the difference of two log-likelihoods; on what "
+    "the models wrote: over the responses of one model, mean of both (klmap's own).\n"
+    "Bars: standard errors, of samples by a jackknife over prompts. Brackets: 95 % of bootstrap "
+    "samples of the pairs. Left out: what is not above 0."
+)
+_NOTE_MAUVE = (
+    "\nMAUVE (Pillutla et al. 2021): of hidden states of the first model of a pair (klmap's own)."
+)
+
+
+def write(folder: Path, found: Generation, texts: str) -> None:
+    """Draw ``generation.png`` and ``generation.svg``; ``texts`` is the name of the text set."""
+    with mpl.rc_context(style.RC):
+        style.save(draw(found, texts), folder, "generation")
+    logger.info("drew %s", folder / "generation")
+
+
+def draw(found: Generation, texts: str) -> Figure:
+    """Panels of what stands beside the KL from samples.
+
+    Args:
+        found: the comparison.
+        texts: name of the text set.
+    """
+    known = found.known
+    panels = [name for name in TITLES if any(_is_shown(pair, name) for pair in known)]
+    count = max(len(panels), 2)
+    width = _LEFT + count * _SIDE + (count - 1) * _GAP + _LEGEND
+    note = _NOTE + (_NOTE_MAUVE if "mauve" in panels else "")
+    height = _BOTTOM + _SIDE + _TOP
+    figure = style.new_figure(
+        width, height, "Estimated KL against the KL of what models write",
+        _subject(found, texts), note,
+    )  # fmt: skip
+    if not panels:
+        axes = style.add_axes(figure, _LEFT, _BOTTOM, _LEGEND, _TOP)
+        charts.nothing(axes, "No pair of models has samples with a KL above zero.")
+        return figure
+    limits = _limits(known, panels)
+    for place, name in enumerate(panels):
+        left = _LEFT + place * (_SIDE + _GAP)
+        axes = style.add_axes(figure, left, _BOTTOM, width - left - _SIDE, _TOP)
+        axes.set_title(TITLES[name], **_TITLE)
+        _panel(axes, [pair for pair in known if _is_shown(pair, name)], name, limits)
+        _corner(axes, found.summary(name))
+    left = 1 - (_LEGEND - 0.25) / width
+    charts.titled(figure, _handles(known, panels), "pairs", left, 1 - _TOP / height)
+    return figure
+
+
+def _subject(found: Generation, texts: str) -> str:
+    known = found.known
+    failed = len(found.pairs) - len(known)
+    prompts = max((pair.prompts for pair in known), default=0)
+    samples = sum(pair.samples for pair in known)
+    subject = (
+        f"{len(known):,} pair{'s' if len(known) != 1 else ''} of models · {samples:,} responses to "
+        f"{prompts:,} of {found.of:,} prompts of “{texts}” · bits/byte"
+    )
+    return subject + (f" · {failed:,} without samples, see generation.tsv" if failed else "")
+
+
+def _is_shown(pair: Pair, name: str) -> bool:
+    """Whether a pair has a place on logarithmic axes."""
+    return pair.sampled.bits.kl > 0 and pair.quantity(name) > 0
+
+
+def _limits(pairs: Sequence[Pair], panels: Sequence[str]) -> tuple[float, float]:
+    """The range of all axes that show KLs, so that the diagonal is one."""
+    values = [
+        value
+        for pair in pairs
+        for name in panels
+        if _is_shown(pair, name)
+        for value in (pair.sampled.bits.kl, pair.quantity(name) if name != "mauve" else math.nan)
+        if not math.isnan(value)
+    ]
+    return min(values) / 1.8, max(values) * 1.8
+
+
+def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, float]) -> None:
+    """One quantity against the KL from samples."""
+    if name != "mauve":
+        ends = np.array(limits)
+        axes.fill_between(ends, ends / _FACTOR, ends * _FACTOR, color=_BAND, linewidth=0, zorder=0)
+        axes.plot(ends, ends, color=style.MUTED, linewidth=1, zorder=1)
+    many = len(pairs) >= MANY
+    for pair in pairs:
+        color, hollow = COLORS[pair.relation], pair.scored_as == TEXT
+        x, y = pair.sampled.bits.kl, pair.quantity(name)
+        se = {"map": pair.estimate.bits.se, "own": pair.own.bits.se}.get(name, math.nan)
+        axes.errorbar(
+            [x], [y], xerr=_bar(x, pair.sampled.bits.se), yerr=_bar(y, se), fmt="none",
+            ecolor=color, zorder=2, elinewidth=0.6 if many else 1.0, alpha=0.2 if many else 0.6,
+        )  # fmt: skip
+        axes.plot(
+            [x], [y], _MARKERS[pair.relation], markersize=3.5 if many else 6.5, zorder=3,
+            markerfacecolor="white" if hollow else color,
+            markeredgecolor=color if hollow else "white",
+            markeredgewidth=1.2 if hollow else 0.3 if many else 0.8,
+            alpha=0.7 if many else 1.0,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    axes.set_xlabel("KL from samples, bits/byte", size=8.5)
+    axes.set_ylabel(LABELS[name], size=8.5)
+    if name == "mauve":
+        axes.set_ylim(0, 1.03)
+    else:
+        axes.set_yscale("log")
+        axes.set_ylim(*limits)
+    if limits[1] / limits[0] < 1e3:
+        style.decade_axis(axes.xaxis)
+        if name != "mauve":
+            style.decade_axis(axes.yaxis)
+    axes.tick_params(labelsize=7.5, length=2, which="both")
+    style.graph(axes)
+
+
+def _bar(value: float, error: float) -> Any:
+    """Ends of an error bar; one that reaches 0 would have none on a logarithmic axis."""
+    return None if math.isnan(error) else [[min(error, 0.95 * value)], [error]]
+
+
+def _corner(axes: Axes, row: Summary) -> None:
+    """The correlations with their intervals, below the title of a panel."""
+    if row.quantity == "mauve":
+        lines = f"{row.pairs} pairs\ncorrelation of ranks {_words(row.spearman)}"
+    else:
+        lines = (
+            f"correlation of logarithms {_words(row.pearson_log)}\nof ranks {_words(row.spearman)}"
+        )
+    axes.annotate(
+        lines, (0, 1), xytext=(0, 4), xycoords="axes fraction",
+        textcoords="offset points", size=7, color=style.MUTED, va="bottom", linespacing=1.35,
+    )  # fmt: skip
+
+
+def _words(item: Correlation) -> str:
+    if math.isnan(item.value):
+        return "unknown"
+    if math.isnan(item.low):
+        return f"{item.value:.3f}"
+    return f"{item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
+
+
+def _handles(pairs: Sequence[Pair], panels: Sequence[str]) -> list[Artist]:
+    """The relations that are drawn, and what else there is to see."""
+    entries: list[Artist] = []
+    for relation in RELATIONS:
+        count = sum(pair.relation == relation for pair in pairs)
+        if count:
+            entries.append(
+                Line2D(
+                    [], [], linestyle="none", marker=_MARKERS[relation], markersize=6.5,
+                    color=COLORS[relation], markeredgecolor="white", markeredgewidth=0.5,
+                    label=f"{NAMES[relation]}  {count:,}",
+                )
+            )  # fmt: skip
+    if any(pair.scored_as == TEXT for pair in pairs):
+        entries.append(
+            Line2D(
+                [], [], linestyle="none", marker="o", markersize=6, markerfacecolor="white",
+                markeredgecolor=style.INK, label="two vocabularies:\nsamples read as text",
+            )
+        )  # fmt: skip
+    if {*panels} - {"mauve"}:
+        entries.append(
+            Line2D([], [], color=style.MUTED, linewidth=1, label="estimate = KL from samples")
+        )
+        entries.append(Patch(color=_BAND, label="within a factor of 2"))
+    return entries

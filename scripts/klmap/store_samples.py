@@ -1,0 +1,142 @@
+"""Files of samples, ``klmap-samples``: what two models write after the same prompts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from klmap.arrays import Bools, Floats, Ints
+from klmap.errors import InputError
+from klmap.store_file import check_shape, created, opened, plain, reading, strings, whole, writing
+
+FORMAT = "klmap-samples"
+
+TOKENS, TEXT = "tokens", "text"
+"""How samples are scored: as the ids that were sampled, or as their text, read again."""
+
+_IDENTITY = ("first", "second", "texts_sha256", "fingerprint", "status", "error")
+_NESTED = ("commits", "spec")
+_DATASETS = {
+    "prompt": np.int32,
+    "source": np.int8,
+    "number": np.int32,
+    "loglik": np.float64,
+    "steps": np.float64,
+    "n_bytes": np.int32,
+    "n_tokens": np.int32,
+    "ended": np.bool_,
+    "canonical": np.bool_,
+    "features": np.float32,
+}
+
+
+@dataclass
+class Samples:
+    """Responses of two models to the same prompts, or why there are none.
+
+    Attributes:
+        first: name of the first model.
+        second: name of the second one.
+        commits: commits, or content hashes, of both weights.
+        texts_sha256: hash of the text set, from its manifest.
+        fingerprint: 12 hexadecimal digits that name the computation.
+        spec: the settings that the fingerprint hashes.
+        status: ``ok`` or ``failed``.
+        error: why it failed, empty for ``ok``.
+        text: n responses.
+        prompt: (n,) int32, the number of the text of the set whose prompt each follows.
+        source: (n,) int8, 0 where the first model wrote it, 1 where the second did.
+        number: (n,) int32, which of the samples of this prompt and model it is.
+        loglik: (2, n) float64, nats per response given its prompt, by either model.
+        steps: (n,) float64, nats per response: the sum over its positions of the exact KL of the
+            next token, of the model that wrote it from the other one; NaN where responses are
+            scored as text.
+        n_bytes: (n,) int32, UTF-8 bytes of each response.
+        n_tokens: (n,) int32, tokens that were sampled, the one that ends it included.
+        ended: (n,) bool, whether the model ended it, and not the longest length.
+        canonical: (n,) bool, whether the tokenizer makes the sampled tokens of its text.
+        features: (n, d) float32 for MAUVE, NaN for responses without a token; (n, 0) without.
+        attributes: how they are scored (``scored_as``), samples and prompts left out, dtype,
+            device, seconds, software and whatever else the job records.
+    """
+
+    first: str
+    second: str
+    commits: list[str]
+    texts_sha256: str
+    fingerprint: str
+    spec: dict[str, Any]
+    status: str = "ok"
+    error: str = ""
+    text: list[str] = field(default_factory=list)
+    prompt: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    source: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
+    number: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    loglik: Floats = field(default_factory=lambda: np.zeros((2, 0), np.float64))
+    steps: Floats = field(default_factory=lambda: np.zeros(0, np.float64))
+    n_bytes: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    n_tokens: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
+    ended: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    canonical: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
+    features: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def write_samples(path: Path, found: Samples) -> None:
+    """Write one file atomically.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    with created(path, FORMAT) as file, writing(path):
+        packed = {"compression": "gzip", "shuffle": True} if found.text else {}
+        file.create_dataset("text", data=found.text, dtype=h5py.string_dtype(), **packed)
+        for name, kind in _DATASETS.items():
+            array: npt.NDArray[Any] = np.asarray(getattr(found, name), kind)
+            file.create_dataset(name, data=array, **(packed if array.size else {}))
+        named = {key: getattr(found, key) for key in (*_IDENTITY, *_NESTED)}
+        for key, value in (named | found.attributes).items():
+            nested = isinstance(value, (dict, list, tuple))
+            file.attrs[key] = json.dumps(value, sort_keys=True) if nested else value
+
+
+def read_samples(path: Path) -> Samples:
+    """Read and check one file.
+
+    Raises:
+        InputError: the file is missing, truncated, of another format, or inconsistent.
+    """
+    with opened(path, FORMAT) as file, reading(path):
+        known = {key: plain(value) for key, value in file.attrs.items()}
+        other = {
+            key: value
+            for key, value in known.items()
+            if key not in (*_IDENTITY, *_NESTED, "format", "format_version")
+        }
+        named: dict[str, Any] = {key: known[key] for key in _IDENTITY}
+        named |= {key: json.loads(known[key]) for key in _NESTED}
+        named |= {name: whole(file, name) for name in _DATASETS}
+        named["text"] = strings(file, "text")
+    found = Samples(**named, attributes=other)
+    _check(path, found)
+    return found
+
+
+def _check(path: Path, found: Samples) -> None:
+    if found.status not in ("ok", "failed"):
+        raise InputError(f"{path}: status is {found.status!r}, expected 'ok' or 'failed'")
+    count = len(found.text)
+    check_shape(path, "loglik", found.loglik, (2, count))
+    check_shape(path, "features", found.features[:, :0], (count, 0))
+    for name in sorted({*_DATASETS} - {"loglik", "features"}):
+        check_shape(path, name, getattr(found, name), (count,))
+    if not np.isfinite(found.loglik).all():
+        raise InputError(f"{path}: not all log-likelihoods are finite; remove it and run again")
+    if found.status == "ok" and {*found.source.tolist()} != {0, 1}:
+        raise InputError(f"{path}: not both models wrote anything; remove it and run again")
