@@ -22,17 +22,17 @@ ROWS: list[dict[str, Any]] = [
     {"text": f"Document {n}: " + "wörter und zahlen " * (n % 9), "meta": {"set": "abc"[n % 3]}}
     for n in range(60)
 ]
-FILES = {
-    "README.md": "---\nlicense: cc0-1.0\n---\n",
-    "train.jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
-}
 
 
 @contextmanager
-def serve() -> Iterator[Hub]:
+def serve(rows: list[dict[str, Any]] = ROWS) -> Iterator[Hub]:
     """Run a Hub that has the dataset on a free port until the block ends."""
+    files = {
+        "README.md": "---\nlicense: cc0-1.0\n---\n",
+        "train.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+    }
     with tempfile.TemporaryDirectory() as folder, hub_server.serve() as hub:
-        for name, content in FILES.items():
+        for name, content in files.items():
             (Path(folder) / name).write_text(content, encoding="utf-8")
         hub.repositories[f"datasets/{NAME}"] = Repository(Path(folder), COMMIT)
         yield hub

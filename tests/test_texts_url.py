@@ -232,6 +232,17 @@ def test_records_may_be_cut_and_sampled(web: Server, tmp_path: Path) -> None:
     assert manifest["candidates"] > len(RECORDS)
 
 
+def test_records_may_be_prompts_and_responses(web: Server, tmp_path: Path) -> None:
+    fields = {"prompt": "pile_set_name", "response": "text"}
+    lines, manifest = make(tmp_path, url_set(web, fields=fields, separator=": "))
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [(record["prompt"], record["text"], record["origin"]) for record in found] == [
+        (f"{record['pile_set_name']}: ", record["text"], f"{SHA256[:12]}.jsonl:{number}")
+        for number, record in enumerate(RECORDS, start=1)
+    ]
+    assert manifest["mean_prompt_bytes"] == len("Set 0: ")
+
+
 def test_other_kinds_of_file_are_told_by_ending_or_format(web: Server, tmp_path: Path) -> None:
     web.body = b"one\ntwo\n"
     assert make(tmp_path / "a", url_set(web, "/A.TXT?download=1"))[1]["n"] == 2
