@@ -1,4 +1,4 @@
-"""Write down which model types the installed transformers loads as causal language models."""
+"""Write down which model types the installed transformers loads, and as what kind of model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ def main() -> None:
         help="file to write; the library's own without it",
     )
     arguments = parser.parse_args()
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto
 
-    causal = dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    files.write_json(arguments.table, {"transformers": version("transformers"), "causal": causal})
-    log.logger.info("%s: %d model types", arguments.table, len(causal))
+    parts = {
+        "causal": dict(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        "masked": dict(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES),
+        "seq2seq": dict(modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    }
+    files.write_json(arguments.table, {"transformers": version("transformers"), **parts})
+    for name, part in parts.items():
+        log.logger.info("%s: %d model types are %s", arguments.table, len(part), name)
 
 
 if __name__ == "__main__":

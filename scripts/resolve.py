@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from klmap import cards, log, resolve
+from klmap import cards, likelihoods, log, resolve
 
 
 def main() -> None:
@@ -27,6 +27,12 @@ def main() -> None:
         help="caches of the Hub to look into besides one's own where HF_HUB_OFFLINE is set",
     )
     parser.add_argument(
+        "--likelihood",
+        choices=likelihoods.NAMES,
+        default=likelihoods.CAUSAL,
+        help="what is to stand for its log-likelihoods: decides what it has to be",
+    )
+    parser.add_argument(
         "--on-failure",
         choices=("stop", "skip"),
         default="stop",
@@ -41,6 +47,7 @@ def main() -> None:
         arguments.folder,
         remote_code=arguments.remote_code,
         mirrors=arguments.mirrors,
+        likelihood=arguments.likelihood,
     )
     cards.write_card(arguments.card, card)
     if card.error:

@@ -22,9 +22,9 @@ from klmap import scorer_compare, scorer_divergence, store_divergence
 from klmap.config import fingerprint
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_divergence import Job, Side
 from klmap.scorer_load import load_weights
-from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import prepare
 from klmap.scorer_run import make_plan, probe_texts
 from klmap.store_divergence import Divergence, read_divergence

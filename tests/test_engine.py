@@ -13,8 +13,8 @@ from torch import nn
 
 from klmap import scorer_precision, scorer_products, scorer_stages
 from klmap.errors import PermanentFailure
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_load import load_weights
-from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import Loading, prepare, switches
 from klmap.scorer_products import BLAS, ONEDNN, PackedLinear
 from klmap.scorer_run import loglik_singly, make_plan, score_tokens, text_sums

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from klmap import scorer, scorer_lens, scorer_stages
 from klmap.errors import PermanentFailure
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_lens import Lens
 from klmap.scorer_load import load_weights
-from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import Loading, prepare
 from klmap.scorer_products import ONEDNN
 from klmap.scorer_run import layer_sums, make_plan, score_tokens, text_sums

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from klmap.repository import context_length
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_load import load_weights
-from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import prepare
 from klmap.scorer_run import make_plan, score_tokens
 from tests.builders import CONTEXT, WINDOW, sample_texts, tiny_model

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from klmap import cards, scorer, scorer_job, scorer_model, store_score
+from klmap import cards, scorer, scorer_head, scorer_job, scorer_kind, store_score
 from klmap.config import fingerprint
 from klmap.errors import InputError, KlmapError, PermanentFailure
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_load import load_weights
-from klmap.scorer_model import CausalModel
 from klmap.scorer_precision import Loading, noise, prepare
 from klmap.scorer_run import (
     loglik_singly,
@@ -148,8 +148,8 @@ def test_logits_at_a_time_do_not_matter(
 ) -> None:
     model, sequences = loaded
     before = logliks(model, sequences, 500)
-    monkeypatch.setattr(scorer_model, "CPU_ROWS", rows)
-    monkeypatch.setattr(scorer_model, "CPU_COLUMNS", columns)
+    monkeypatch.setattr(scorer_head, "CPU_ROWS", rows)
+    monkeypatch.setattr(scorer_head, "CPU_COLUMNS", columns)
     np.testing.assert_allclose(logliks(model, sequences, 500), before, atol=1e-3)
 
 
@@ -258,14 +258,14 @@ def test_own_head_that_differs_gives_way_to_the_model_s(
 ) -> None:
     model = tiny_model(tmp_path / "model", "cohere")
     expected = scored(make_job(tmp_path / "a", model))
-    right = scorer_model._own_head
+    right = scorer_head.own_head
 
-    def wrong(model: Any) -> scorer_model.Head:
+    def wrong(model: Any) -> scorer_head.Head:
         head = right(model)
         assert head is not None
         return dataclasses.replace(head, scale=1.0)
 
-    monkeypatch.setattr(scorer_model, "_own_head", wrong)
+    monkeypatch.setattr(scorer_kind, "own_head", wrong)
     found = scored(make_job(tmp_path / "b", model))
     assert (expected.attributes["head"], found.attributes["head"]) == ("own", "model")
     np.testing.assert_allclose(found.loglik, expected.loglik, atol=1e-3)

@@ -1,20 +1,19 @@
 """What a repository or folder is, by the names of its files and its config.json alone.
 
-Which files scoring needs, whether they are a causal language model that the pinned transformers
-loads, and why not where they are none: all of it before any weights are downloaded.
+Which files scoring needs, and why there is no model where they are lacking: before any weights are
+downloaded. Whether it is a model of the wanted kind is left to ``recognition``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from klmap import natives
 from klmap.cards import Card
 from klmap.config_models import ModelEntry
 from klmap.errors import PermanentFailure
-from klmap.quantization import Packing, packing_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,6 +29,10 @@ TOKENIZER_FILES = (
 )
 """Files that, where present, decide how a text becomes tokens."""
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""How a model wants conversations written; where it is lacking, tokenizer_config.json may say. It
+decides nothing about how a text becomes tokens."""
+
 _VOCABULARY_FILES = tuple(
     name for name in TOKENIZER_FILES if "config" not in name and "_" not in name
 )
@@ -44,27 +47,6 @@ NEEDS_CODE = "needs remote code"
 
 _SAFETENSORS = re.compile(r"model(?:-(\d{5})-of-(\d{5}))?\.safetensors")
 _PICKLED = re.compile(r"pytorch_model(?:-(\d{5})-of-(\d{5}))?\.bin")
-
-ENCODER_DECODERS = frozenset(
-    {
-        "bart",
-        "blenderbot",
-        "encoder-decoder",
-        "led",
-        "longt5",
-        "m2m_100",
-        "marian",
-        "mbart",
-        "mt5",
-        "pegasus",
-        "prophetnet",
-        "switch_transformers",
-        "t5",
-        "umt5",
-        "whisper",
-    }
-)
-"""Model types that are encoder-decoders even where the configuration does not say so."""
 
 RECURRENT = frozenset({"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"})
 """Model types without a longest input."""
@@ -175,7 +157,8 @@ def needed_files(where: str, names: Iterable[str], *, remote_code: bool = False)
             "tokenizer's files of the model it was made from into the folder"
         )
     code = [name for name in present if remote_code and name.endswith(_CODE_FILES)]
-    return sorted({"config.json", *weights, *tokenizer, *code})
+    chat = {CHAT_TEMPLATE} & present
+    return sorted({"config.json", *weights, *tokenizer, *chat, *code})
 
 
 def tokenizer_files(names: Iterable[str]) -> list[str]:
@@ -227,14 +210,18 @@ def _what_it_is(present: set[str], weights: bool) -> str:
     return "neither config.json nor weights; this is no transformers model"
 
 
-def model_code(config: Mapping[str, Any]) -> str | None:
-    """The class of the repository's own code that is its causal language model; None without.
+def model_code(config: Mapping[str, Any], loads: str = natives.CAUSAL) -> str | None:
+    """The class of the repository's own code that is its language model; None without.
 
     Such as ``modeling_x.XForCausalLM``, or ``org/repository--modeling_x.XForCausalLM`` where the
     code is in another repository.
+
+    Args:
+        config: the content of config.json.
+        loads: the class of transformers that would load it.
     """
     classes = config.get("auto_map")
-    found = classes.get("AutoModelForCausalLM") if isinstance(classes, Mapping) else None
+    found = classes.get(loads) if isinstance(classes, Mapping) else None
     return str(found) if found else None
 
 
@@ -245,78 +232,3 @@ def how_to_opt_in(card: Card | None) -> str:
         entry = ModelEntry(id=card.id)
         pin = "" if entry.is_local or entry.is_demo else f" and revision: {card.commit}"
     return f"read that code and, if you trust it, give the model remote_code: true{pin}"
-
-
-def recognise(
-    where: str,
-    config: Mapping[str, Any],
-    card: Card | None = None,
-    *,
-    remote_code: bool = False,
-) -> Packing | None:
-    """Refuse what config.json already shows to be no causal language model klmap can score.
-
-    The scorer has the last word; this saves a download.
-
-    Args:
-        where: the id or folder, for messages.
-        config: the content of config.json.
-        card: of the model, if there is one yet, for its commit in messages.
-        remote_code: whether the code of the repository may be run.
-
-    Returns:
-        How the stored weights are quantised; None for ordinary weights.
-
-    Raises:
-        PermanentFailure: encoder-decoder, no language-model head, of a type that transformers
-            does not know, or quantised in a way that klmap does not read.
-    """
-    architectures = [str(name) for name in config.get("architectures") or []]
-    kind = config.get("model_type")
-    shown = ", ".join(architectures) or str(kind)
-    if config.get("is_encoder_decoder") or kind in ENCODER_DECODERS:
-        raise PermanentFailure(
-            f"{where}: an encoder-decoder ({shown}); klmap scores causal language models, which "
-            "give a text a probability without a source text",
-            NO_MODEL,
-        )
-    code = model_code(config)
-    if code and remote_code:
-        return packing_of(where, config)
-    if architectures and not any(_has_causal_head(name) for name in architectures):
-        if code:
-            raise PermanentFailure(
-                f"{where}: {shown} is no class of transformers with a causal language-model head, "
-                f"and code of a repository ({code}) is not run without being asked to; "
-                f"{how_to_opt_in(card)}",
-                NEEDS_CODE,
-            )
-        raise PermanentFailure(
-            f"{where}: {shown} has no causal language-model head (an encoder, a classifier, or the "
-            "bare body of a model); give the repository of the causal language model itself",
-            NO_MODEL,
-        )
-    if kind is not None and natives.causal_class(str(kind)) is None:
-        _refuse_type(where, str(kind), code, card)
-    return packing_of(where, config)
-
-
-def _refuse_type(where: str, kind: str, code: str | None, card: Card | None) -> NoReturn:
-    """Say that transformers has no class for a type of model, and what would help."""
-    known = f"transformers {natives.VERSION} knows no causal language model of type {kind!r}"
-    if code:
-        raise PermanentFailure(
-            f"{where}: {known}, and code of a repository ({code}) is not run without being asked "
-            f"to; {how_to_opt_in(card)}",
-            NEEDS_CODE,
-        )
-    raise PermanentFailure(
-        f"{where}: {known} and the repository brings no code for it; it may need another version "
-        "of transformers, or be no text model: give a model of a known type",
-        NO_MODEL,
-    )
-
-
-def _has_causal_head(architecture: str) -> bool:
-    causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-    return architecture.endswith(causal) and not architecture.startswith(("XLNet", "T5", "Bart"))

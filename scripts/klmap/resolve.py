@@ -18,10 +18,11 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from safetensors import SafetensorError, safe_open
 
-from klmap import caches, cards, hub, repository
+from klmap import caches, cards, hub, recognition, repository
 from klmap.cards import Card
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import read_json, sha256_of
+from klmap.likelihoods import CAUSAL
 from klmap.log import logger
 from klmap.quantization import Packing, count_weights
 
@@ -45,6 +46,7 @@ def resolve(
     *,
     remote_code: bool = False,
     mirrors: Sequence[Path] = (),
+    likelihood: str = CAUSAL,
 ) -> Card:
     """Find out what a model is.
 
@@ -56,13 +58,14 @@ def resolve(
             like the weights.
         mirrors: caches of the Hub that somebody else filled; asked besides one's own where
             HF_HUB_OFFLINE is set, and then instead of the Hub.
+        likelihood: the kind of likelihood that is to be computed.
 
     Raises:
         PermanentFailure: there is no such model, or it cannot be scored; the message says why.
         KlmapError: the Hub could not be reached or is out of order; try again later.
     """
     card = Card(id=id, revision=revision)
-    _fill(card, folder, remote_code, mirrors)
+    _fill(card, folder, remote_code, mirrors, likelihood)
     return card
 
 
@@ -73,6 +76,7 @@ def resolve_or_explain(
     *,
     remote_code: bool = False,
     mirrors: Sequence[Path] = (),
+    likelihood: str = CAUSAL,
 ) -> Card:
     """As ``resolve``, but a model that cannot be used gets a card whose ``error`` says why.
 
@@ -81,22 +85,28 @@ def resolve_or_explain(
     """
     card = Card(id=id, revision=revision)
     try:
-        _fill(card, folder, remote_code, mirrors)
+        _fill(card, folder, remote_code, mirrors, likelihood)
     except PermanentFailure as failure:
         card.error, card.state = str(failure), failure.state
     return card
 
 
-def _fill(card: Card, folder: Path | None, remote_code: bool, mirrors: Sequence[Path]) -> None:
+def _fill(
+    card: Card,
+    folder: Path | None,
+    remote_code: bool,
+    mirrors: Sequence[Path],
+    likelihood: str,
+) -> None:
     if folder is not None:
-        _resolve_folder(card, folder, remote_code)
+        _resolve_folder(card, folder, remote_code, likelihood)
     elif constants.HF_HUB_OFFLINE:
-        _resolve_cached(card, remote_code, mirrors)
+        _resolve_cached(card, remote_code, mirrors, likelihood)
     else:
-        _resolve_hub(card, remote_code)
+        _resolve_hub(card, remote_code, likelihood)
 
 
-def _resolve_folder(card: Card, folder: Path, remote_code: bool) -> None:
+def _resolve_folder(card: Card, folder: Path, remote_code: bool, likelihood: str) -> None:
     """Fill a card from a local folder."""
     if not folder.is_dir():
         found = "is a file" if folder.exists() else "does not exist"
@@ -109,7 +119,9 @@ def _resolve_folder(card: Card, folder: Path, remote_code: bool) -> None:
     names = repository.needed_files(str(folder), present, remote_code=remote_code)
     config = _read_config(folder / "config.json", str(folder))
     repository.describe(card, config)
-    packing = repository.recognise(str(folder), config, card, remote_code=remote_code)
+    packing = recognition.recognise(
+        str(folder), config, card, remote_code=remote_code, likelihood=likelihood
+    )
     hashes = {name: sha256_of(folder / name) for name in names}
     card.commit = cards.digest(hashes.items())[:40]
     card.files = [
@@ -141,7 +153,9 @@ def _tokenizer_hash(card: Card) -> str:
     return cards.digest((name, stored[name]) for name in repository.tokenizer_files(stored))
 
 
-def _resolve_cached(card: Card, remote_code: bool, mirrors: Sequence[Path]) -> None:
+def _resolve_cached(
+    card: Card, remote_code: bool, mirrors: Sequence[Path], likelihood: str
+) -> None:
     """Fill a card from a snapshot in a cache; its commit is the one that was current then."""
     name = card.id if card.revision is None else f"{card.id}@{card.revision}"
     found = hub.ask(
@@ -163,7 +177,9 @@ def _resolve_cached(card: Card, remote_code: bool, mirrors: Sequence[Path]) -> N
         ) from None
     config = _read_config(found / "config.json", str(found))
     repository.describe(card, config)
-    packing = repository.recognise(card.id, config, card, remote_code=remote_code)
+    packing = recognition.recognise(
+        card.id, config, card, remote_code=remote_code, likelihood=likelihood
+    )
     card.files = [caches.entry(found / name) for name in names]
     _describe_files(card, found, config, packing)
 
@@ -245,7 +261,7 @@ def _text_or_none(value: Any) -> str | None:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value) if value else None
 
 
-def _resolve_hub(card: Card, remote_code: bool) -> None:
+def _resolve_hub(card: Card, remote_code: bool, likelihood: str) -> None:
     """Fill a card from the Hub's answers; of the files only config.json is downloaded."""
     api = HfApi()
     info = hub.ask(
@@ -278,7 +294,9 @@ def _resolve_hub(card: Card, remote_code: bool) -> None:
     )
     config = _read_config(Path(path), card.id)
     repository.describe(card, config)
-    packing = repository.recognise(card.id, config, card, remote_code=remote_code)
+    packing = recognition.recognise(
+        card.id, config, card, remote_code=remote_code, likelihood=likelihood
+    )
     card.quantization = None if packing is None else packing.label
     counted = dict(info.safetensors.parameters) if info.safetensors else {}
     in_safetensors = any(name.endswith(".safetensors") for name in names)

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from huggingface_hub import constants
 
-from klmap import fetch, handover, leases, scorer_code, scorer_job, store_score
+from klmap import fetch, handover, leases, likelihoods, scorer_code, scorer_job, store_score
 from klmap.cards import Card, read_card
 from klmap.config import fingerprint
 from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
@@ -125,14 +125,20 @@ def _score(
             f"stored quantised ({card.quantization}); remove quantization: from the entry, or give "
             "the original model"
         )
+    kind = likelihoods.kind(job.spec.get("likelihood", likelihoods.CAUSAL))
+    if kind.needs_prompts and not texts[0].is_paired:
+        raise PermanentFailure(
+            f"{job.model}: likelihood: {kind.name} scores responses to prompts, and these texts "
+            "have none; give the text set fields: with a prompt and a response, or prompt_bytes:"
+        )
     began = time.monotonic()
     _set_environment(job)
     opted_in = bool(job.spec.get("remote_code"))
     if opted_in:
         scorer_code.isolate()
     from klmap import (
+        scorer_kind,
         scorer_lens,
-        scorer_load,
         scorer_precision,
         scorer_quantized,
         scorer_resume,
@@ -143,20 +149,22 @@ def _score(
     )
 
     device = scorer_precision.prepare(job.device, job.threads)
-    remote_code = scorer_code.permit(job.weights, card, opted_in)
-    limit = scorer_load.context_of(job.weights)
+    likelihood = scorer_kind.class_of(kind)
+    remote_code = scorer_code.permit(job.weights, card, opted_in, likelihood.loads)
+    limit = likelihood.limit(job.weights)
+    tokenizer = tokens.load_tokenizer(job.weights, remote_code)
     reading = tokens_texts.read(
-        tokens.load_tokenizer(job.weights, remote_code),
+        tokenizer,
         job.weights,
         texts,
         prefix=str(job.spec["prefix"]),
         overlength=str(job.spec["overlength"]),
         limit=limit,
         pmi=bool(job.spec.get("pmi")),
+        encode=likelihood.encode,
     )
     encoded = reading.encoded
     held.interruption.obey()
-    plan = scorer_run.make_plan(reading.sequences, limit, reading.first)
     probe = scorer_run.probe_texts(len(texts))
     wanted_budget = scorer_run.budget_for(device, job.batch_tokens)
     checkpoint = scorer_resume.Checkpoint(
@@ -181,8 +189,12 @@ def _score(
         parameters=card.parameters,
         quantization=quantization,
         products=checkpoint.state.how["products"] if checkpoint.state else job.products,
+        kind=likelihood,
+        tokenizer=tokenizer,
+        first=reading.first,
     )
     model, choice = scorer_precision.load(loading, str(job.spec["dtype"]))
+    plan = model.plan(reading.sequences, limit, reading.first)
     held.interruption.obey()
     how = {"dtype": model.dtype, "head": model.head_name, "products": model.products}
     lens = None
@@ -219,6 +231,8 @@ def _score(
         result.boundary_loglik[crossing] = logprobs[offset[crossing]]
         result.chat_template = reading.template
         result.attributes |= reading.attributes()
+    if kind.name != likelihoods.CAUSAL:
+        result.attributes |= model.described()
     if reading.alone is not None:
         alone = plan.offset[len(texts) :] - offset[-1]
         result.unconditional = scorer_run.text_sums(logprobs[offset[-1] :], alone)

@@ -18,6 +18,7 @@ from klmap.cards import Card
 from klmap.errors import PermanentFailure, UnsupportedHere
 from klmap.files import read_json
 from klmap.log import logger
+from klmap.natives import CAUSAL
 from klmap.repository import how_to_opt_in, model_code
 
 _PERMITTED: set[Path] = set()
@@ -37,13 +38,14 @@ def isolate() -> None:
     os.environ["HF_MODULES_CACHE"] = folder
 
 
-def permit(folder: Path, card: Card, opted_in: bool) -> bool:
+def permit(folder: Path, card: Card, opted_in: bool, loads: str = CAUSAL) -> bool:
     """Decide whether the code in a folder of weights is run from here on.
 
     Args:
         folder: with the files that the card names.
         card: of the model, for its commit.
         opted_in: whether config.yaml has ``remote_code: true`` for it.
+        loads: the class of transformers that would load it.
 
     Returns:
         True if the model cannot do without its code, and has leave to run it.
@@ -64,12 +66,12 @@ def permit(folder: Path, card: Card, opted_in: bool) -> bool:
                 kind,
             )
         return False
-    code = model_code(config)
+    code = model_code(config, loads)
     if code is None and config.get("auto_map"):
         raise PermanentFailure(
             f"{folder}: config.json describes no model that transformers knows (model_type "
-            f"{kind!r}), and names no AutoModelForCausalLM in its auto_map; give the repository "
-            "of a causal language model"
+            f"{kind!r}), and names no {loads} in its auto_map; give the "
+            "repository of such a language model"
         )
     if code is None:
         return False  # reading the configuration will say what is wrong
@@ -79,7 +81,7 @@ def permit(folder: Path, card: Card, opted_in: bool) -> bool:
             f"{kind!r}), and code of a repository ({code}) is not run without being asked to; "
             f"{how_to_opt_in(card)}"
         )
-    for reference in _references(folder, config):
+    for reference in _references(folder, config, loads):
         if "--" in reference:
             raise PermanentFailure(
                 f"{folder}: the code {reference} is in another repository, where no commit of this "
@@ -101,9 +103,9 @@ def is_permitted(folder: Path) -> bool:
     return folder in _PERMITTED
 
 
-def _references(folder: Path, config: dict[str, Any]) -> list[str]:
+def _references(folder: Path, config: dict[str, Any], loads: str) -> list[str]:
     """The classes of the repository that would be loaded: configuration, model, tokenizer."""
-    found = [config["auto_map"].get(name) for name in ("AutoConfig", "AutoModelForCausalLM")]
+    found = [config["auto_map"].get(name) for name in ("AutoConfig", loads)]
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and not (folder / "tokenizer.json").is_file():
         classes = read_json(settings).get("auto_map")

@@ -14,8 +14,8 @@ from torch import Tensor
 from klmap import scorer_run
 from klmap.arrays import Floats
 from klmap.log import Progress, logger
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_load import raise_for_model
-from klmap.scorer_model import CausalModel
 
 CPU_LOGITS = 2**21
 """Logits of one model at a time on a CPU: 16 MiB in 64 bits."""

@@ -33,7 +33,7 @@ from klmap.store_divergence import Divergence
 from klmap.texts import Text, read_texts
 
 if TYPE_CHECKING:
-    from klmap.scorer_model import CausalModel
+    from klmap.scorer_as_causal import CausalModel
     from klmap.scorer_run import Plan
 
 

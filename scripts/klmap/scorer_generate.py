@@ -17,8 +17,9 @@ from torch import Tensor
 
 from klmap.arrays import Floats
 from klmap.log import Progress, logger
+from klmap.scorer_as_causal import CausalModel
+from klmap.scorer_head import Head
 from klmap.scorer_load import raise_for_model
-from klmap.scorer_model import CausalModel, Head
 
 PROBE_STEPS, PROBE_TOKENS = 4, 16
 """Tokens that are fed one by one to see whether a cache changes anything, and the least in all."""

@@ -198,6 +198,7 @@ def empty(job: Job, card: Card, sha256: str) -> store_score.Score:
             "quantization": job.spec.get("quantization") or "none",
             "prefix": job.spec["prefix"],
             "overlength": job.spec["overlength"],
+            **{key: job.spec[key] for key in ("likelihood",) if key in job.spec},
             **({} if selection is None else {"selection": selection}),
         },
     )

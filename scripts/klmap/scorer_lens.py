@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from klmap.errors import PermanentFailure
 from klmap.log import logger
+from klmap.scorer_as_causal import CausalModel
+from klmap.scorer_head import logprobs_of
+from klmap.scorer_kind import Model
 from klmap.scorer_load import raise_for_model
-from klmap.scorer_model import CausalModel, logprobs_of
 from klmap.scorer_products import PackedLinear
 
 ALL = "all"
@@ -54,9 +56,9 @@ class Lens:
         PermanentFailure: the model has no such layer, or is built in a way that cannot be read.
     """
 
-    def __init__(
-        self, model: CausalModel, wanted: str | Sequence[int], sample: Sequence[int]
-    ) -> None:
+    def __init__(self, model: Model, wanted: str | Sequence[int], sample: Sequence[int]) -> None:
+        if not isinstance(model, CausalModel) or not model.reads_layers:
+            _refuse("hidden states are read in causal language models, under likelihood: causal")
         if model.head is None:
             _refuse(
                 "the logits of this model come from its own code, because it has no plain head or "

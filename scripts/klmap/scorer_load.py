@@ -1,4 +1,4 @@
-"""Load the weights of a causal language model, and sort what can go wrong while a model runs."""
+"""Load the weights of a language model, and sort what can go wrong while a model runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from klmap import scorer_code, scorer_quantized, scorer_stages
 from klmap.errors import PermanentFailure, UnsupportedHere
 from klmap.log import logger
+from klmap.natives import CAUSAL
 from klmap.repository import context_length
 
 DTYPES = {
@@ -53,6 +54,7 @@ def load_weights(
     *,
     parameters: int = 0,
     quantization: str | None = None,
+    loads: str = CAUSAL,
 ) -> Any:
     """Load a model's weights, refusing anything that was not stored.
 
@@ -62,6 +64,7 @@ def load_weights(
         device: ``cpu`` or ``cuda``; several GPUs are used where one is too small.
         parameters: number of parameters, from which the memory is reckoned.
         quantization: ``int8``, ``nf4`` or ``fp4``; None loads what is stored.
+        loads: the class of transformers that finds the class of the model.
 
     Raises:
         PermanentFailure: transformers has no class for it without running its code, weights are
@@ -78,9 +81,9 @@ def load_weights(
     }
     try:
         if quantization or scorer_quantized.stored_method(folder):
-            model, info = scorer_quantized.load(folder, dtype, device, quantization, placing)
+            model, info = scorer_quantized.load(folder, dtype, device, quantization, placing, loads)
         else:
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = getattr(transformers, loads).from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
                 local_files_only=True,

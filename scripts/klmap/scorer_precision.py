@@ -11,19 +11,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
+from typing_extensions import TypeVar
 
 from klmap import scorer_products
 from klmap.allocation import RAISED_PARAMETERS
 from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
 from klmap.log import logger
+from klmap.scorer_as_causal import CausalModel
+from klmap.scorer_kind import Model
 from klmap.scorer_load import load_weights
-from klmap.scorer_model import CausalModel
 from klmap.scorer_run import Floats, loglik_singly, probe_texts
-from klmap.tokens import check_ids
+from klmap.tokens import TextTokenizer, check_ids
+
+Kind = TypeVar("Kind", bound=Model, default=CausalModel)
+"""What is loaded; a causal model where nothing is said."""
 
 SAMPLE_TOKENS = 64
 """Length of the text on which a model's head is checked."""
@@ -90,7 +95,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
 
 
-def switches(model: CausalModel) -> dict[str, Any]:
+def switches(model: Model) -> dict[str, Any]:
     """What decides about the exactness of products and attention, as it is set right now."""
     cuda = torch.backends.cuda
     return {
@@ -104,7 +109,7 @@ def switches(model: CausalModel) -> dict[str, Any]:
     }
 
 
-def gpus_of(model: CausalModel) -> int:
+def gpus_of(model: Model) -> int:
     """GPUs that hold a part of the model."""
     devices = {parameter.device for parameter in model.model.parameters()}
     return sum(device.type == "cuda" for device in devices)
@@ -132,7 +137,7 @@ def device_name(device: str) -> str:
 
 
 @dataclass(frozen=True)
-class Loading:
+class Loading(Generic[Kind]):
     """What a model is loaded from, and onto.
 
     Attributes:
@@ -144,6 +149,9 @@ class Loading:
         parameters: number of parameters.
         quantization: ``int8``, ``nf4``, ``fp4``, or None.
         products: library of matrix products on a CPU; None times both.
+        kind: what the model is to be.
+        tokenizer: of the model, for kinds that need it.
+        first: positions from which on the sequences are scored; None for all but the first token.
     """
 
     folder: Path
@@ -154,27 +162,32 @@ class Loading:
     parameters: int = 0
     quantization: str | None = None
     products: str | None = None
+    kind: type[Kind] = CausalModel  # type: ignore[assignment]
+    tokenizer: TextTokenizer | None = None
+    first: Sequence[int] | None = None
 
     @property
     def sample(self) -> Sequence[int]:
         """Token ids of one text on which a loaded model is checked."""
         return max(self.sequences, key=len)[: min(SAMPLE_TOKENS, self.limit or SAMPLE_TOKENS)]
 
-    def load(self, dtype: str) -> CausalModel:
+    def load(self, dtype: str) -> Kind:
         """Load in one dtype and check what can be checked before any text is scored.
 
         Raises:
-            PermanentFailure: the ids do not fit the embedding, the model is no causal language
-                model, or cannot be loaded.
+            PermanentFailure: the ids do not fit the embedding, the model is of another kind, or
+                cannot be loaded.
         """
-        model = CausalModel(
+        model = self.kind(
             load_weights(
                 self.folder,
                 dtype,
                 self.device,
                 parameters=self.parameters,
                 quantization=self.quantization,
-            )
+                loads=self.kind.loads,
+            ),
+            self.tokenizer,
         )
         check_ids(self.sequences, model.rows)
         sample = self.sample
@@ -186,7 +199,7 @@ class Loading:
         return model
 
 
-def load(loading: Loading, wanted: str) -> tuple[CausalModel, str]:
+def load(loading: Loading[Kind], wanted: str) -> tuple[Kind, str]:
     """Load a model in the dtype that was asked for, or in the best one.
 
     ``auto`` is float32 on a CPU. On a GPU it is float16 where a few texts are finite in it and
@@ -218,7 +231,7 @@ def load(loading: Loading, wanted: str) -> tuple[CausalModel, str]:
     return best(loading)
 
 
-def best(loading: Loading) -> tuple[CausalModel, str]:
+def best(loading: Loading[Kind]) -> tuple[Kind, str]:
     """float16 if it agrees with a reference on a few texts, else bfloat16, else float32.
 
     Raises:
@@ -235,7 +248,9 @@ def best(loading: Loading) -> tuple[CausalModel, str]:
     elif expected is None:
         reason = f"auto: {reference} overflows, float16 is not checked"
     else:
-        count = sum(max(len(sequence) - 1, 0) for sequence in _tried(loading))
+        texts, first = _tried(loading)
+        begins = first or [1] * len(texts)
+        count = sum(max(len(ids) - begin, 0) for ids, begin in zip(texts, begins, strict=True))
         difference = float(np.abs(found - expected).sum()) / max(count, 1)
         reason = f"auto: float16 differs from {reference} by {difference:.1g} nats per token"
         if difference <= FLOAT16_AGREEMENT:
@@ -245,7 +260,7 @@ def best(loading: Loading) -> tuple[CausalModel, str]:
     return first_finite(loading, ("bfloat16", "float32"), reason)
 
 
-def first_finite(loading: Loading, dtypes: Sequence[str], reason: str) -> tuple[CausalModel, str]:
+def first_finite(loading: Loading[Kind], dtypes: Sequence[str], reason: str) -> tuple[Kind, str]:
     """The model in the first dtype in which a few texts are finite.
 
     Raises:
@@ -261,19 +276,22 @@ def first_finite(loading: Loading, dtypes: Sequence[str], reason: str) -> tuple[
     raise PermanentFailure("no dtype gives finite log-probabilities; the weights are damaged")
 
 
-def _tried(loading: Loading) -> list[Sequence[int]]:
-    """The texts on which a dtype is tried."""
-    sequences = loading.sequences
-    return [sequences[number] for number in probe_texts(len(sequences), DTYPE_TEXTS)]
+def _tried(loading: Loading[Kind]) -> tuple[list[Sequence[int]], list[int] | None]:
+    """The texts on which a dtype is tried, and where scoring begins in them."""
+    sequences, first = loading.sequences, loading.first
+    chosen = probe_texts(len(sequences), DTYPE_TEXTS)
+    begins = None if first is None else [first[number] for number in chosen]
+    return [sequences[number] for number in chosen], begins
 
 
-def _try(model: CausalModel, loading: Loading) -> Floats | None:
+def _try(model: Model, loading: Loading[Kind]) -> Floats | None:
     """Log-likelihoods of a few texts; None where they are not finite."""
-    return _finite(model, _tried(loading), loading.limit)
+    texts, first = _tried(loading)
+    return _finite(model, texts, loading.limit, first)
 
 
 def _finite(
-    model: CausalModel,
+    model: Model,
     texts: Sequence[Sequence[int]],
     limit: int | None,
     first: Sequence[int] | None = None,
@@ -284,7 +302,7 @@ def _finite(
         return None
 
 
-def _fits(loading: Loading, item_bytes: int) -> bool:
+def _fits(loading: Loading[Kind], item_bytes: int) -> bool:
     """Whether weights of this size leave enough room on the GPUs that are visible."""
     if loading.device == "cpu":
         return True
@@ -297,7 +315,7 @@ def gpu_memory() -> int:
 
 
 def noise(
-    model: CausalModel,
+    model: Model,
     sequences: Sequence[Sequence[int]],
     loglik: Floats,
     limit: int | None,
@@ -340,7 +358,7 @@ def noise(
     return {"noise_nats": difference, "noise_reference": reference}
 
 
-def _reference(model: CausalModel, parameters: int) -> str:
+def _reference(model: Model, parameters: int) -> str:
     """The dtype of the second run."""
     if model.quantized:
         return model.dtype

@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from klmap.errors import PermanentFailure
 from klmap.files import read_json
 from klmap.log import logger
+from klmap.natives import CAUSAL
 from klmap.quantization import Packing, packing_of
 from klmap.scorer_unpack import Unpacked, dense_state
 
@@ -81,6 +82,7 @@ def load(
     device: str,
     quantization: str | None = None,
     placing: Mapping[str, Any] | None = None,
+    loads: str = CAUSAL,
 ) -> tuple[Any, dict[str, Any]]:
     """Load a model that is to be quantised, or is stored quantised.
 
@@ -90,6 +92,7 @@ def load(
         device: ``cpu`` or ``cuda``.
         quantization: ``int8``, ``nf4`` or ``fp4``; None for weights that are stored quantised.
         placing: arguments of ``from_pretrained`` that spread a large model over several GPUs.
+        loads: the class of transformers that finds the class of the model.
 
     Returns:
         The model on its device and what ``from_pretrained`` tells of the loading: missing,
@@ -115,7 +118,7 @@ def load(
         "device_map": {"": device},
         **(placing or {}),
     }
-    auto = transformers.AutoModelForCausalLM
+    auto = getattr(transformers, loads)
     if packing is None:
         if not quantization:
             raise ValueError(f"{folder}: neither stored quantised nor to be quantised")
@@ -125,7 +128,7 @@ def load(
         config = _bitsandbytes_config(folder, dtype)
         model, info = auto.from_pretrained(folder, config=config, **given)
     else:
-        return _load_packed(folder, packing, dtype, given)
+        return _load_packed(folder, packing, dtype, given, auto)
     _prepare(model)
     return model, info
 
@@ -222,12 +225,12 @@ def dense_config(folder: Path) -> Any:
 
 
 def _load_packed(
-    folder: Path, packing: Packing, dtype: str, given: dict[str, Any]
+    folder: Path, packing: Packing, dtype: str, given: dict[str, Any], auto: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Load GPTQ or AWQ weights as ordinary ones."""
     config = dense_config(folder)
     with torch.device("meta"):
-        skeleton = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        skeleton = auto.from_config(config, trust_remote_code=False)
     state = dense_state(folder, packing, given["dtype"])
     transposed = {name for name, layer in skeleton.named_modules() if isinstance(layer, Conv1D)}
     packed = {name: weight for name, weight in state.items() if isinstance(weight, Unpacked)}

@@ -25,7 +25,7 @@ from klmap import scorer_compare, scorer_run, tokens
 from klmap.arrays import Bools, Floats
 from klmap.files import read_json
 from klmap.log import Progress
-from klmap.scorer_model import CausalModel
+from klmap.scorer_as_causal import CausalModel
 
 REPLACEMENT = "\ufffd"
 """What decoding makes of bytes that are no character."""

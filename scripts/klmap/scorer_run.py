@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +12,14 @@ import torch
 from klmap.allocation import BATCH_TOKENS
 from klmap.errors import PermanentFailure
 from klmap.log import Progress, logger
+from klmap.scorer_kind import Model
 from klmap.scorer_lens import Lens
 from klmap.scorer_load import raise_for_model
-from klmap.scorer_model import CausalModel
+from klmap.scorer_plan import Piece as Piece
+from klmap.scorer_plan import Plan as Plan
+from klmap.scorer_plan import make_plan as make_plan
+from klmap.scorer_plan import next_batch as next_batch
 from klmap.scorer_resume import Checkpoint
-from klmap.tokens import Window, windows
 
 Floats = npt.NDArray[np.float64]
 TokenFloats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -37,95 +37,8 @@ PROBE_TEXTS = 64
 """Texts scored twice for the error bar."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A window of one text's sequence.
-
-    Attributes:
-        text: number of the text.
-        window: what goes through the model, and from where on tokens are scored.
-        offset: where its first scored token stands among all scored tokens of the set.
-    """
-
-    text: int
-    window: Window
-    offset: int
-
-    @property
-    def length(self) -> int:
-        """Tokens that go through the model; the last token of a window is only predicted."""
-        return self.window.stop - self.window.start - 1
-
-    @property
-    def scored(self) -> int:
-        """Tokens whose log-probability is wanted."""
-        return self.window.stop - self.window.first
-
-
-@dataclass
-class Plan:
-    """All windows of a text set.
-
-    Attributes:
-        sequences: N lists of token ids.
-        pieces: windows in the order of texts and positions.
-        offset: (N+1,) where each text's scored tokens begin.
-    """
-
-    sequences: Sequence[Sequence[int]]
-    pieces: list[Piece]
-    offset: npt.NDArray[np.int64]
-
-    @cached_property
-    def ordered(self) -> list[Piece]:
-        """The windows as they are scored: longest first, ties in the order of texts."""
-        return sorted(self.pieces, key=lambda piece: (-piece.length, piece.offset))
-
-
-def make_plan(
-    sequences: Sequence[Sequence[int]], limit: int | None, first: Sequence[int] | None = None
-) -> Plan:
-    """Cut sequences into windows and number the scored tokens.
-
-    What stands before a sequence's first scored token is context alone. The windows are those of a
-    sequence that is scored from its beginning, without those in which nothing would be scored; so
-    every token is predicted from the same context, whichever tokens before it are scored.
-
-    Args:
-        sequences: N lists of token ids.
-        limit: longest window in tokens; None without one.
-        first: N positions, at least 1, from which on each sequence is scored; behind its end where
-            nothing of it is. Without them all tokens but a sequence's first are scored.
-    """
-    pieces = []
-    offset = np.zeros(len(sequences) + 1, np.int64)
-    for text, sequence in enumerate(sequences):
-        begin = 1 if first is None else first[text]
-        position = int(offset[text])
-        for window in windows(len(sequence), limit):
-            if window.stop <= begin:
-                continue
-            scored = replace(window, first=max(window.first, begin))
-            pieces.append(Piece(text, scored, position))
-            position += scored.stop - scored.first
-        offset[text + 1] = position
-    return Plan(sequences, pieces, offset)
-
-
-def next_batch(pieces: Sequence[Piece], start: int, budget: int) -> list[Piece]:
-    """The pieces from ``start`` on that fit a budget of padded tokens; at least one.
-
-    Args:
-        pieces: sorted, longest first.
-        start: the first piece of the batch.
-        budget: tokens, padding included.
-    """
-    count = max(budget // pieces[start].length, 1)
-    return list(pieces[start : start + count])
-
-
 def score_tokens(
-    model: CausalModel,
+    model: Model,
     plan: Plan,
     budget: int,
     progress: Progress | None = None,
@@ -210,34 +123,14 @@ def _in_order_of_texts(plan: Plan, values: TokenFloats) -> TokenFloats:
 
 @torch.inference_mode()
 def _logprobs(
-    model: CausalModel, plan: Plan, batch: Sequence[Piece], lens: Lens | None, start: int
+    model: Model, plan: Plan, batch: Sequence[Piece], lens: Lens | None, start: int
 ) -> torch.Tensor:
     """Log-probabilities of the tokens that one batch scores, piece after piece."""
-    width = batch[0].length
-    ids = np.zeros((len(batch), width), np.int64)
-    rows, targets = [], []
-    for number, piece in enumerate(batch):
-        window = piece.window
-        sequence = np.asarray(plan.sequences[piece.text][window.start : window.stop])
-        ids[number, : piece.length] = sequence[:-1]
-        scored = np.arange(window.first - window.start, len(sequence))
-        rows.append(number * width + scored - 1)
-        targets.append(sequence[scored])
-    places = _send(np.concatenate(rows), model.output_device)
-    wanted = _send(np.concatenate(targets), model.output_device)
-    meanwhile = (
-        contextlib.nullcontext()
-        if lens is None
-        else lens.reading(places, wanted, start, len(batch))
-    )
-    with meanwhile:
-        return model.logprobs(_send(ids, model.device), places, wanted)
-
-
-def _send(values: npt.NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """Copy to the device without waiting for it, from memory that is pinned until it is read."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    if lens is None:
+        return model.score(plan, batch)
+    ids, rows, targets = lens.model.batch(plan, batch)
+    with lens.reading(rows, targets, start, len(batch)):
+        return lens.model.logprobs(ids, rows, targets)
 
 
 def text_sums(tokens: TokenFloats, offset: npt.NDArray[np.int64]) -> Floats:
@@ -284,7 +177,7 @@ def probe_texts(count: int, wanted: int = PROBE_TEXTS) -> list[int]:
 
 
 def loglik_singly(
-    model: CausalModel,
+    model: Model,
     sequences: Sequence[Sequence[int]],
     limit: int | None,
     first: Sequence[int] | None = None,
@@ -295,9 +188,9 @@ def loglik_singly(
         model: loaded and verified.
         sequences: N lists of token ids.
         limit: longest window in tokens; None without one.
-        first: N positions from which on each sequence is scored, as of :func:`make_plan`.
+        first: N positions from which on each sequence is scored, as of :meth:`Model.plan`.
     """
-    plan = make_plan(sequences, limit, first)
+    plan = model.plan(sequences, limit, first)
     tokens, _ = score_tokens(model, plan, budget=1)
     return text_sums(tokens, plan.offset)
 

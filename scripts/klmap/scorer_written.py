@@ -11,7 +11,7 @@ import numpy.typing as npt
 from klmap import scorer_compare, scorer_generate, scorer_responses, scorer_run, tokens
 from klmap.arrays import Floats
 from klmap.log import Progress
-from klmap.scorer_model import CausalModel
+from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_responses import REPLACEMENT, Reader
 from klmap.store_samples import Samples
 

@@ -62,6 +62,7 @@ class TextTokenizer:
         after: ids that it appends by itself.
         bos_id: id of the beginning-of-sequence token; None without one.
         eos_id: id of the end-of-sequence token; None without one.
+        mask_id: id of the mask token; None without one.
     """
 
     engine: Engine
@@ -69,6 +70,7 @@ class TextTokenizer:
     after: list[int]
     bos_id: int | None
     eos_id: int | None
+    mask_id: int | None = None
 
 
 def load_tokenizer(folder: Path, remote_code: bool = False) -> TextTokenizer:
@@ -128,7 +130,8 @@ def _load(folder: Path, remote_code: bool) -> TextTokenizer:
     bos = _special(engine, named, config, "bos")
     eos = _special(engine, named, config, "eos")
     before, after = _affixes(engine, name, settings, bos, eos)
-    return TextTokenizer(engine, before, after, bos, eos)
+    mask = _special(engine, named, config, "mask")
+    return TextTokenizer(engine, before, after, bos, eos, mask)
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def _class_name(settings: dict[str, Any], config: dict[str, Any]) -> str:
 def _special(
     engine: Engine, named: dict[str, Any], config: dict[str, Any], which: str
 ) -> int | None:
-    """Id of the BOS or EOS token: as the tokenizer's files name it, else as config.json numbers."""
+    """Id of a special token: as the tokenizer's files name it, else as config.json numbers."""
     key = f"{which}_token"
     if key in named:
         token = named[key]

@@ -8,7 +8,7 @@ policies of a plain set of these responses.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def read(
     overlength: str,
     limit: int | None,
     pmi: bool = False,
+    encode: Callable[..., Encoded] = tokens.encode,
 ) -> Reading:
     """Tokenise a text set, with what its prompts ask for.
 
@@ -90,6 +91,7 @@ def read(
         overlength: policy for what is longer than the limit, likewise.
         limit: longest input in tokens; None without one.
         pmi: whether responses are also read without their prompts.
+        encode: makes the sequences; another kind of likelihood has one of its own.
 
     Raises:
         PermanentFailure: the tokenizer loses the spaces, a text is too long, or there is no chat
@@ -98,7 +100,7 @@ def read(
     policies: dict[str, Any] = {"prefix": prefix, "overlength": overlength, "limit": limit}
     responses = [text.text for text in texts]
     if not texts[0].is_paired:
-        return Reading(tokens.encode(tokenizer, responses, **policies))
+        return Reading(encode(tokenizer, responses, **policies))
     template = None
     if texts[0].prompt is None:
         template = tokens_chat.read_template(folder)
@@ -106,12 +108,10 @@ def read(
         prompts = tokens_chat.render(template, [text.messages or () for text in texts], special)
     else:
         prompts = [text.prompt or "" for text in texts]
-    encoded = tokens.encode(
-        tokenizer, responses, prompts=prompts, affixes=template is None, **policies
-    )
+    encoded = encode(tokenizer, responses, prompts=prompts, affixes=template is None, **policies)
     if not pmi:
         return Reading(encoded, template=template)
-    alone = tokens.encode(tokenizer, responses, **policies)
+    alone = encode(tokenizer, responses, **policies)
     if alone.n_headless:
         logger.warning(
             "PMI: the first token of %d of %d responses has no probability without a prompt, "
