@@ -31,6 +31,9 @@ def main() -> None:
     parser.add_argument(
         "--reference", nargs="?", help="of a text selection: the name of the set it was made from"
     )
+    parser.add_argument(
+        "--ways", type=Path, nargs="*", default=[], help="tables of ways, <analysis>/ways.tsv"
+    )
     parser.add_argument("--texts", help="the text set's name; by default the manifest's folder")
     parser.add_argument("--page", type=Path, required=True, help="map.html to write")
     args = parser.parse_args()
@@ -48,6 +51,7 @@ def main() -> None:
         args.predictions,
         args.conventions,
         args.reference,
+        args.ways,
     )
     explorer.write_page(args.page, explorer.page(payload))
 

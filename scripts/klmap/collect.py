@@ -19,6 +19,7 @@ from klmap.centring import LowQuantile, write_coordinates
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json
 from klmap.index import Entry, read_index
+from klmap.likelihoods import CAUSAL
 from klmap.log import Progress, logger
 from klmap.models_table import Failure, Model
 from klmap.restriction import Texts
@@ -37,6 +38,7 @@ _ATTRIBUTES = (
     "card",
     "selection",
     "n_layers",
+    "likelihood",
     *conventions.FACTS,
 )
 
@@ -317,6 +319,7 @@ def _describe(entry: Entry, score: Score, card: Mapping[str, Any], texts: Texts)
         truncated=int(score.truncated.sum()) if score.n_scored.any() else None,
         noise_nats=_noise(entry.path, score) if entry.layer is None else None,
         commit=score.commit,
+        likelihood=str(score.attributes.get("likelihood") or CAUSAL),
     )
 
 

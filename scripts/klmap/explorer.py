@@ -24,8 +24,8 @@ from klmap.errors import InputError
 from klmap.files import write_text
 
 SCRIPTS = (
-    "core", "models", "distances", "state", "colors", "plot", "layers", "names", "details", "panel",
-    "legend", "export", "search", "table", "address", "controls", "main",
+    "core", "models", "distances", "state", "colors", "plot", "layers", "ways", "names", "details",
+    "panel", "legend", "export", "search", "table", "address", "controls", "main",
 )  # fmt: skip
 """The page's own files in the order in which they are joined to one script."""
 
@@ -69,13 +69,22 @@ def page(payload: Mapping[str, Any]) -> str:
         method=layout["label"],
         projected=layout.get("method") == "pca",
         tiles=tiles(layout),
-        sentences=[*sentences(layout), *of_selection(payload), *payload["notes"]],
+        sentences=[
+            *sentences(layout),
+            *of_selection(payload),
+            *of_likelihoods(payload),
+            *payload["notes"],
+        ],
+        responses="responses" in texts,
+        ways="ways" in payload,
         beyond=f"{payload['beyond']:g}",
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         scripts=[Markup(script) for script in scripts],
         digests=[_digest(script) for script in scripts],
         data=Markup(explorer_data.to_json(payload)),
-        look=Markup(explorer_data.to_json(look(len(payload["models"]), bool(added)))),
+        look=Markup(
+            explorer_data.to_json(look(len(payload["models"]), bool(added), "ways" in payload))
+        ),
     )
 
 
@@ -85,12 +94,13 @@ def own_script() -> str:
     return '(() => {\n"use strict";\n' + "\n".join(parts) + "})();"
 
 
-def look(models: int, added: bool = False) -> dict[str, Any]:
+def look(models: int, added: bool = False, ways: bool = False) -> dict[str, Any]:
     """Colours, markers and the empty figure: what the page's script needs beside the payload.
 
     Args:
         models: how many models the map shows.
         added: whether some of them were added through a text selection.
+        ways: whether there are ways to draw.
     """
     viridis = colormaps["viridis"]
     return {
@@ -99,7 +109,7 @@ def look(models: int, added: bool = False) -> dict[str, Any]:
         "most": style.MOST_COLORS,
         "markers": explorer_plot.MARKERS,
         "ramp": [to_hex(viridis(at / (_RAMP_COLORS - 1))) for at in range(_RAMP_COLORS)],
-        "document": explorer_plot.document(models, added),
+        "document": explorer_plot.document(models, added, ways),
     }
 
 
@@ -189,6 +199,23 @@ def of_selection(payload: Mapping[str, Any]) -> list[str]:
             "those on all. Distances to the ringed have wider errors."
         )
     return words
+
+
+def of_likelihoods(payload: Mapping[str, Any]) -> list[str]:
+    """What a map of models with likelihoods of different kinds must say; else nothing.
+
+    Args:
+        payload: what :func:`klmap.explorer_data.payload` returns.
+    """
+    columns = (one for one in payload["columns"] if one["name"] == "likelihood")
+    kinds: list[str] = next((column["levels"] for column in columns), [])
+    if len(kinds) < 2:
+        return []
+    words = f"{', '.join(kinds[:-1])} and {kinds[-1]}"
+    return [
+        f"Likelihoods of {len(kinds)} kinds are on this map ({words}): distances between models "
+        "of different kinds are no KL divergences."
+    ]
 
 
 def _digest(script: str) -> str:

@@ -3,11 +3,7 @@
 An array is ``{"dtype", "shape", "data"}``, little-endian bytes in base64. K models in the order
 of models.tsv, D domains of the texts by falling size, k neighbours; bits per byte unless said.
 
-- ``texts``: ``name``, ``n``, ``mean_bytes``, ``sha256``, ``domains`` (D times ``name``, ``n``; of
-  a selection also ``share``, what part of all texts of the reference they stand for).
-- ``selection``: null, or of a text selection ``method``, its ``words``, ``draws``, ``texts``,
-  ``of`` (texts of the reference), ``reference`` (its name, or null), ``added`` (rows of the models
-  that were scored on the selection alone). ``mean_bytes`` is then that of the reference.
+- ``texts`` and ``selection``: see :mod:`klmap.explorer_texts`.
 - ``models``: K names. ``columns``: see :func:`klmap.explorer_columns.columns` and, of benchmark
   scores, :func:`klmap.explorer_columns.scores`.
 - ``parents``: [parent, child] rows; ``runs``: rows of each run, or of the layers of a model, in
@@ -25,7 +21,8 @@ of models.tsv, D domains of the texts by falling size, k neighbours; bits per by
 - ``noise``: f4 [K], nats per text, NaN where unknown. ``beyond``: 8.0.
 - ``layout``: what layout.json holds, ``x`` and ``y`` f8 [K], ``label``, the method in words.
 - ``notes``: sentences on how models were scored where that differs;
-- ``ellipses``: ``x``, ``y``, ``major``, ``minor``, ``angle`` f4 [K], or null.
+- ``ellipses``: ``x``, ``y``, ``major``, ``minor``, ``angle`` f4 [K], or null;
+- ``ways``: see :func:`klmap.explorer_ways.read`; left out where there are none.
 """
 
 from __future__ import annotations
@@ -33,7 +30,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +39,11 @@ from threadpoolctl import threadpool_limits
 from klmap import (
     benchmarks,
     bootstrap,
-    chosen,
     conventions,
     explorer_arrays,
     explorer_columns,
+    explorer_texts,
+    explorer_ways,
     layout,
     lineage,
     models_table,
@@ -56,7 +53,6 @@ from klmap import (
     store,
 )
 from klmap.arrays import Floats, Ints
-from klmap.design import Design
 from klmap.errors import InputError
 from klmap.explorer_arrays import packed
 from klmap.files import read_json
@@ -100,6 +96,7 @@ def payload(
     predictions_path: Path | None = None,
     conventions_path: Path | None = None,
     reference: str | None = None,
+    ways_paths: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """The object that the module describes, ready for :func:`to_json`.
 
@@ -119,6 +116,7 @@ def payload(
         predictions_path: predictions.tsv, where there is one.
         conventions_path: conventions.tsv, where there is one.
         reference: name of the text set that these texts are a selection of, if they are.
+        ways_paths: tables of ways, ``<analysis>/ways.tsv``.
 
     Raises:
         InputError: a file is missing or broken, or belongs to other models or texts.
@@ -134,14 +132,8 @@ def payload(
         dense = distances.kl is not None and distances.se is not None
         pair_bytes = 3 * len(models) * (len(models) - 1) // 2
         result: dict[str, Any] = {
-            "texts": {
-                "name": texts_name,
-                "n": len(matrix.domain),
-                "mean_bytes": matrix.mean_bytes,
-                "sha256": matrix.texts_sha256,
-                "domains": _domains(domains, matrix.design),
-            },
-            "selection": _selection(manifest_path, manifest, matrix, reference),
+            "texts": explorer_texts.texts(texts_name, manifest, matrix, domains),
+            "selection": explorer_texts.selection(manifest_path, manifest, matrix, reference),
             "models": [model.model for model in models],
             "columns": _columns(models_path, benchmark_paths, predictions_path, models),
             "parents": [list(pair) for pair in lineage.parents(models)],
@@ -154,6 +146,8 @@ def payload(
             "beyond": BEYOND,
             "notes": [] if conventions_path is None else _notes(conventions_path),
         }
+        if ways := explorer_ways.read(ways_paths, places):
+            result["ways"] = ways
         if distances.kl is not None and distances.se is not None and pair_bytes <= PAIR_BYTES:
             result["pairs"] = explorer_arrays.pairs(distances.kl, distances.se)
         used = pair_bytes if result["pairs"] else 0
@@ -189,32 +183,6 @@ def _check(
                 f"{path}: of the texts {sha256[:12]}, {paths[0]} of {matrix.texts_sha256[:12]}; "
                 "remove it and run again"
             )
-
-
-def _domains(domains: split.Domains, design: Design | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
-        {"name": name, "n": size} for name, size in zip(domains.names, domains.sizes, strict=True)
-    ]
-    if design is not None:
-        shares = np.bincount(domains.code, design.share, len(found))
-        found = [{**one, "share": float(own)} for one, own in zip(found, shares, strict=True)]
-    return found
-
-
-def _selection(
-    path: Path, manifest: Mapping[str, Any], matrix: store.MatrixFile, reference: str | None
-) -> dict[str, Any] | None:
-    """What is said of a text selection, and who was scored on it alone."""
-    found = chosen.chosen_of(path, manifest)
-    if (found is None) != (matrix.design is None):
-        raise InputError(
-            f"{path} and {matrix.path}: only one of them is of a text selection; remove the "
-            "matrix and run again"
-        )
-    if found is None:
-        return None
-    added = np.flatnonzero(~matrix.complete)
-    return {**asdict(found), "words": found.words, "reference": reference, "added": added.tolist()}
 
 
 def _neighbors(

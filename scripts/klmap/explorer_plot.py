@@ -26,6 +26,7 @@ from bokeh.models import (
     WheelZoomTool,
 )
 from bokeh.models.glyph import Glyph
+from bokeh.models.glyphs import Patches
 from bokeh.plotting import figure
 
 MARKERS = {
@@ -50,7 +51,7 @@ class _Layer(NamedTuple):
     columns: tuple[str, ...]
 
 
-def _layers(edged: bool, added: bool) -> list[_Layer]:
+def _layers(edged: bool, added: bool, ways: bool) -> list[_Layer]:
     """All layers of the map, the lowest first; points with an edge or without."""
     boxed: dict[str, Any] = {"padding": 2, "border_radius": 4}
     points = ("x", "y", "size", "fill", "edge", "marker")
@@ -103,6 +104,7 @@ def _layers(edged: bool, added: bool) -> list[_Layer]:
             )
             for name in ("points", "lit")
         ),
+        *(_ways() if ways else ()),
         *(
             _Layer(
                 name,
@@ -130,7 +132,26 @@ def _layers(edged: bool, added: bool) -> list[_Layer]:
     ]  # fmt: skip
 
 
-def document(models: int, added: bool = False) -> dict[str, Any]:
+def _ways() -> list[_Layer]:
+    """Lines, and heads in units of the map: markers of a fixed size are not slim enough for one."""
+    return [
+        _Layer(
+            "ways",
+            MultiLine(
+                xs="xs", ys="ys", line_color="edge", line_width="width", line_join="round",
+                line_cap="round",
+            ),
+            ("xs", "ys", "edge", "width"),
+        ),
+        _Layer(
+            "ends",
+            Patches(xs="xs", ys="ys", fill_color="edge", line_color=None),
+            ("xs", "ys", "edge"),
+        ),
+    ]  # fmt: skip
+
+
+def document(models: int, added: bool = False, ways: bool = False) -> dict[str, Any]:
     """The map without data, as ``Bokeh.embed.embed_item`` takes it.
 
     Every layer's renderer and source are found by the name of the layer; the tools by ``pan``,
@@ -141,6 +162,7 @@ def document(models: int, added: bool = False) -> dict[str, Any]:
     Args:
         models: how many points there will be.
         added: whether there is a layer for rings around models added through a text selection.
+        ways: whether there are layers for ways.
 
     Returns:
         A JSON object. It is the same every time: identifiers, which Bokeh counts through the
@@ -176,7 +198,7 @@ def document(models: int, added: bool = False) -> dict[str, Any]:
         lod_timeout=250,
     )
     plot.grid.visible = False
-    for layer in _layers(models <= MANY, added):
+    for layer in _layers(models <= MANY, added, ways):
         source = ColumnDataSource(
             {column: [] for column in layer.columns}, name=f"{layer.name}-source"
         )

@@ -11,6 +11,9 @@ from typing import Any
 from klmap.config_models import revision_step
 from klmap.errors import InputError
 from klmap.files import read_tsv, write_tsv
+from klmap.likelihoods import CAUSAL
+
+_LIKELIHOOD = "likelihood"
 
 FAILURE_COLUMNS = ("model", "id", "revision", "reason")
 
@@ -48,6 +51,7 @@ class Model:
         truncated: number of texts that were cut to the context length, None if unknown.
         noise_nats: RMS numerical error, nats per text, None if unknown.
         commit: the commit, or content hash, of the weights.
+        likelihood: what stands for the log-likelihood of a text (:mod:`klmap.likelihoods`).
     """
 
     model: str
@@ -75,6 +79,7 @@ class Model:
     truncated: int | None = None
     noise_nats: float | None = None
     commit: str = ""
+    likelihood: str = CAUSAL
 
     @property
     def step(self) -> float:
@@ -93,8 +98,13 @@ class Failure:
 
 
 def write_models(path: Path, models: Sequence[Model]) -> None:
-    """Write models.tsv: one row per model, ``base_model`` joined by commas."""
+    """Write models.tsv: one row per model, ``base_model`` joined by commas.
+
+    The column ``likelihood`` is left out where every one is causal.
+    """
     names = [item.name for item in fields(Model)]
+    if all(row.likelihood == CAUSAL for row in models):
+        names.remove(_LIKELIHOOD)
     write_tsv(path, names, ([_cell(getattr(row, name)) for name in names] for row in models))
 
 
@@ -129,6 +139,7 @@ def read_models(path: Path, expected: Sequence[str] | None = None) -> list[Model
 
 
 def _model(row: dict[str, str]) -> Model:
+    row = {_LIKELIHOOD: CAUSAL, **row}
     text = {item.name: row[item.name] for item in fields(Model)}
     numbers: dict[str, Any] = {
         "parameters": int(text["parameters"]) if text["parameters"] else None,
@@ -141,6 +152,7 @@ def _model(row: dict[str, str]) -> Model:
         "tokens": int(text["tokens"]) if text["tokens"] else None,
         "truncated": int(text["truncated"]) if text["truncated"] else None,
         "base_model": tuple(name for name in text["base_model"].split(",") if name),
+        _LIKELIHOOD: text[_LIKELIHOOD] or CAUSAL,
     }
     return Model(**{**text, **numbers})
 

@@ -15,6 +15,7 @@ function describe() {
   state.hidden.forEach((name) => parts.append("hide", name));
   const changed = Object.keys(state.show).filter((name) => state.show[name] !== defaults.show[name]);
   if (changed.length) parts.set("show", Object.keys(state.show).filter((name) => state.show[name]).join(" "));
+  if (state.ways) parts.set("ways", state.ways);
   if (state.query.trim()) parts.set("q", state.query);
   if (state.table) parts.set("table", "1");
   if (map.view && !atHome()) {
@@ -53,6 +54,7 @@ function readAddress() {
   for (const name of Object.keys(state.show)) {
     state.show[name] = on === null ? defaults.show[name] : on.split(" ").includes(name);
   }
+  state.ways = ways.has(parts.get("ways")) ? parts.get("ways") : "";
   state.query = parts.get("q") ?? "";
   state.hits = search(state.query);
   state.selected = [...new Set(rows)];
@@ -72,7 +74,7 @@ function restore() {
   written = location.hash;
   restoring = true;
   const { table, view } = readAddress();
-  for (const what of ["color", "hits", "select", "show"]) tell(what);
+  for (const what of ["color", "hits", "select", "show", "ways"]) tell(what);
   restoring = false;
   showTable(table);
   if (view) {
@@ -87,7 +89,7 @@ const remember = afterwards(() => writeAddress(false), 250);
 
 function openAddress() {
   listen("select", () => writeAddress(true));
-  listen("color hidden show hits view", remember);
+  listen("color hidden show ways hits view", remember);
   const moved = () => { if (location.hash !== written) restore(); };
   addEventListener("popstate", moved);
   addEventListener("hashchange", moved);

@@ -15,7 +15,7 @@ const hideTip = () => { tip.hidden = true; };
 function modelTip(row, x, y) {
   const lines = [
     summary(row),
-    cell("bits_per_byte", row) === null ? "" : `${cell("bits_per_byte", row).toFixed(3)} bits per byte`,
+    cell("bits_per_byte", row) === null ? "" : `${cell("bits_per_byte", row).toFixed(3)} ${PER_BYTE}`,
     [shown("dtype", row), shown("revision", row), shown("variant", row)].filter(Boolean).join(" · "),
     added.has(row) ? `scored on ${scoredOn(row)}` : "",
     shown("base_model", row) ? `from ${shown("base_model", row)}` : "",
@@ -28,8 +28,17 @@ function modelTip(row, x, y) {
   if (extra && !["family", "parameters", "created_at", "bits_per_byte", "dtype", "base_model"].includes(extra.name)) {
     lines.push(`${extra.label}: ${shown(extra.name, row) || "unknown"}`);
   }
+  const way = wayOf(row);
+  if (way) lines.push(`${shownWays().title}: ${way.label.at(-1)}`);
   const texts = lines.filter(Boolean).map((text) => make("span", { text }));
   tip.replaceChildren(make("b", { text: names[row] }), ...texts);
+  placeTip(x, y);
+}
+
+/** What a way says of the step that is nearest to the pointer. */
+function wayTip({ name, row, label, step }, x, y) {
+  tip.replaceChildren(make("b", { text: row < K ? name : `${name} (off the map)` }),
+    make("span", { text: shownWays().title }), make("span", { text: label[step] }));
   placeTip(x, y);
 }
 
@@ -40,11 +49,14 @@ function openPointer() {
   const look = everyFrame(() => {
     if (!last) return;
     const box = host.getBoundingClientRect();
-    const row = under(last.clientX - box.left, last.clientY - box.top);
-    hover(row);
-    host.classList.toggle("pointing", row >= 0);
+    const at = [last.clientX - box.left, last.clientY - box.top];
+    const row = under(...at);
+    const way = row < 0 ? wayUnder(...at) : null;
+    hover(way ? way.row : row);
+    host.classList.toggle("pointing", row >= 0 || way !== null);
     if (row !== dismissed) dismissed = -1;
-    if (row >= 0 && row !== dismissed) modelTip(row, last.clientX, last.clientY);
+    if (way) wayTip(way, last.clientX, last.clientY);
+    else if (row >= 0 && row !== dismissed) modelTip(row, last.clientX, last.clientY);
     else hideTip();
   });
   // The panel says more of a model that was just chosen than the tip, which would hide its neighbours.

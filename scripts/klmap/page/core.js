@@ -70,7 +70,7 @@ function afterwards(call, milliseconds) {
 
 const listeners = new Map();
 
-/** Tell all who listen that something has changed: select, hits, color, show, view, theme. */
+/** Tell all who listen that something has changed: select, hits, color, show, ways, view, theme. */
 function tell(what) {
   for (const call of listeners.get(what) ?? []) call();
 }

@@ -12,6 +12,8 @@ const HELP = {
   domains: "Each bar is the part of the KL that comes from the texts of one domain. The mark is the domain's "
     + "share of the texts: bars that pass it carry more than their share.",
   bits: "Mean code length of the texts: how well the model predicts them. Lower is better.",
+  kinds: "Two models whose likelihoods are of different kinds. The variance of their differences is a "
+    + "distance, but no KL divergence.",
   distance: "Colours all models by their KL from this one: what the plane cannot show for far models.",
 };
 
@@ -19,6 +21,12 @@ if (selection) {
   HELP.se += " Where a model was scored on some of the texts alone, it holds the chance of their choice too.";
   HELP.parts = `The split by domain is estimated from the ${count(selection.texts)} chosen texts.`;
   HELP.added = "A model that was added through a text selection. Distances to it estimate those on all texts.";
+}
+
+if (responses) {
+  HELP.kl = "Kullback-Leibler divergence in bits per byte of the response: how many more bits a byte costs when "
+    + "responses of one model are coded with the other. Estimated from the variance of log-likelihood differences.";
+  HELP.bits = "Mean code length of the responses behind their prompts, per byte of the response. Lower is better.";
 }
 
 function button(text, onclick, more = {}) {
@@ -41,6 +49,9 @@ function flagChips(flags) {
     flags & BEYOND ? term("beyond", HELP.beyond, "chip warn") : null,
   ].filter(Boolean);
 }
+
+const sameKind = (row, other) => cell("likelihood", row) === cell("likelihood", other);
+const kindChip = (row, other) => (sameKind(row, other) ? null : term("no KL", HELP.kinds, "chip warn"));
 
 /** How good an estimate is, as the page measured it. */
 function accuracy(error, what) {
@@ -101,7 +112,7 @@ function domainChart(parts, { numbers }) {
     make("tbody", {}, ...rows));
 }
 
-const MAIN = ["family", "parameters", "created_at", "bits_per_byte", "dtype", "revision", "base_model"];
+const MAIN = ["family", "parameters", "created_at", "bits_per_byte", "likelihood", "dtype", "revision", "base_model"];
 const rest = () => [...columns.values()].filter(({ name, task }) => !MAIN.includes(name) && task === undefined)
   .map(({ name }) => name);
 

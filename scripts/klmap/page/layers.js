@@ -99,7 +99,7 @@ function paintLineage() {
   const arrows = !state.show.lineage
     ? []
     : payload.parents.filter(([parent, child]) => map.visible[parent] && map.visible[child]);
-  const strength = arrows.length > 400 ? 0.3 : 0.5;
+  const strength = (arrows.length > 400 ? 0.3 : 0.5) * (state.ways ? 0.4 : 1);
   const edge = arrows.map(([parent, child]) =>
     withAlpha(ink(), out && !(out.has(parent) && out.has(child)) ? strength / 4 : strength));
   const bend = arrows.map(([parent, child]) => {
@@ -134,7 +134,7 @@ function paintRuns() {
     ys: drawn.map((rows) => rows.map((row) => place.y[row])),
     edge: drawn.map((rows) => {
       const color = coloring.entries ? coloring.colors[rows.at(-1)] : hex(rgb(ink()));
-      return withAlpha(color, out && !rows.some((row) => out.has(row)) ? 0.12 : 0.6);
+      return withAlpha(color, out && !rows.some((row) => out.has(row)) ? 0.12 : state.ways ? 0.3 : 0.6);
     }),
   });
 }
@@ -186,6 +186,7 @@ function paint() {
   paintLineage();
   paintLinks();
   paintPoints();
+  paintWays();
   paintAdded();
   paintRings();
 }

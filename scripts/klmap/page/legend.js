@@ -1,7 +1,7 @@
 // What the colours mean, and what else is shown: categories that toggle, a scale, switches.
 
 const GROUPS = [
-  ["Categories", ({ kind }) => kind === "category"],
+  ["Categories", ({ kind, name, levels }) => kind === "category" && (name !== "likelihood" || levels.length > 1)],
   ["Numbers", ({ kind, task }) => kind === "number" && task === undefined],
   ["Dates", ({ kind }) => kind === "date"],
   ["Benchmark scores", ({ task, predicted }) => task !== undefined && !predicted],

@@ -4,6 +4,7 @@ async function start() {
   rememberedTheme();
   fillColorMenu();
   drawSwitches();
+  openWays();
   openSearch();
   openTable();
   await openPlot();
@@ -14,12 +15,13 @@ async function start() {
 
   const paintSoon = everyFrame(paint);
   const nameSoon = afterwards(paintNames, 60);
-  listen("select hits color hidden show theme", () => { paintSoon(); nameSoon(); });
+  listen("select hits color hidden show ways theme", () => { paintSoon(); nameSoon(); });
   listen("hover", everyFrame(paintRings));
   listen("view", () => {
     home = atHome();
     kept = looking();
     resizePoints();
+    resizeEnds();
     drawRuler();
     nameSoon();
   });

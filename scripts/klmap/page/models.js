@@ -20,6 +20,9 @@ const rowOf = new Map(names.map((name, row) => [name, row]));
 const domains = payload.texts.domains;
 const domainShare = domains.map((domain) => domain.share ?? domain.n / Math.max(1, payload.texts.n));
 const selection = payload.selection;
+const responses = payload.texts.responses === true;
+const PER_BYTE = responses ? "bits per byte of the response" : "bits per byte";
+const UNIT = responses ? PER_BYTE : "bits/byte";
 const added = new Set(selection?.added);
 
 const columns = new Map();
@@ -29,6 +32,7 @@ for (const packed of payload.columns) {
   if (packed.kind === "number" || packed.kind === "date") column.values = decode(packed.values);
   columns.set(packed.name, column);
 }
+if (responses && columns.has("bits_per_byte")) columns.get("bits_per_byte").label = PER_BYTE;
 
 /** A cell as text, a number (dates in days since 1970), or null if unknown. */
 function cell(name, row) {

@@ -96,6 +96,8 @@ function paintNames() {
     const half = map.size / 2;
     for (const [x, y] of at.values()) boxes.add([x - half, y - half, x + half, y + half]);
   }
+  const crossed = taken();
+  for (const box of alongWays()) crossed.add(box);
   const regional = (near <= 4 && !state.hits && (K > 60 || inside.length > 60));
   if (!standOut()) paintRegions(boxes, regional);
   const placed = [];
@@ -111,7 +113,8 @@ function paintNames() {
       ["center", 0, -gap - 8, [x - wide / 2, y - gap - 16, x + wide / 2, y - gap]],
     ];
     const fits = ([left, top, right, bottom]) => left > 2 && top > 2 && right < width - 2 && bottom < height - 2;
-    const option = options.find(([, , , box]) => fits(box) && !boxes.hits(box))
+    const free = options.filter(([, , , box]) => fits(box) && !boxes.hits(box));
+    const option = free.find(([, , , box]) => !crossed.hits(box)) ?? free[0]
       ?? (state.selected.slice(0, 2).includes(row) ? options[0] : null);
     if (!option) continue;
     boxes.add(option[3]);
@@ -126,7 +129,7 @@ function paintNames() {
     dy: placed.map(({ dy }) => dy),
     align: placed.map(({ align }) => align),
     ink: placed.map(({ row }) => (state.selected.length < MANY && state.selected.includes(row) ? accent() : ink())),
-    paper: placed.map(() => withAlpha(paper(), 0.72)),
+    paper: placed.map(() => withAlpha(paper(), state.ways ? 0.45 : 0.72)),
   });
 }
 
@@ -163,6 +166,6 @@ function paintRegions(boxes, regional) {
     dy: placed.map(() => -lift),
     align: placed.map(() => "center"),
     ink: placed.map(({ color }) => tint(color)),
-    paper: placed.map(() => withAlpha(paper(), faint ? 0.3 : 0.72)),
+    paper: placed.map(() => withAlpha(paper(), faint ? 0.3 : state.ways ? 0.45 : 0.72)),
   });
 }

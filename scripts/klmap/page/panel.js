@@ -38,12 +38,18 @@ function relations(row) {
   ];
 }
 
+/** What the way that is shown says of a model. */
+function expected(row) {
+  const way = wayOf(row);
+  return way ? make("p", { class: "way" }, make("b", { text: shownWays().title }), ` ${way.label.at(-1)}`) : null;
+}
+
 function neighbour(row, other) {
   const label = `Compare with ${names[other.row]}`;
   return make("li", {},
     modelButton(other.row),
     make("span", { class: "kl", text: withError(other.kl, other.se) }),
-    ...flagChips(other.flags),
+    ...flagChips(other.flags), kindChip(row, other.row),
     domains.length > 1 ? sparks(other.parts) : null,
     button("⇄", () => select([row, other.row]), { class: "pairing", title: label, "aria-label": label }));
 }
@@ -59,9 +65,10 @@ function onePanel(row) {
     identity([row], MAIN),
     make("details", {}, make("summary", { text: "More about it" }), identity([row], rest()), scores(row)),
     ...relations(row),
+    expected(row),
     make("div", { class: "actions" }, K > 1 ? compareButton() : null, knowsAll() && K > 2
       ? button("Colour by distance", () => colorBy(FROM_SELECTED), { "data-help": HELP.distance }) : null),
-    make("h3", {}, "Nearest models, ", term("KL", HELP.kl), " ", term("± error", HELP.se), " in bits/byte"),
+    make("h3", {}, "Nearest models, ", term("KL", HELP.kl), " ", term("± error", HELP.se), ` in ${UNIT}`),
     found.length ? null : make("p", { class: "soft", text: "There is no other model on this map." }),
     make("ol", { class: "near" }, ...found.map((other) => neighbour(row, other))),
     ...(apart.length && domains.length > 1 ? [
@@ -91,8 +98,8 @@ function pairPanel(row, other) {
   return [
     head,
     make("p", { class: "big", id: "pair-kl" },
-      make("b", { text: withError(kl, se) }), " ", term("bits/byte", HELP.kl)),
-    make("p", { class: "line" }, guessed, ...flagChips(flags),
+      make("b", { text: withError(kl, se) }), " ", term(UNIT, HELP.kl)),
+    make("p", { class: "line" }, guessed, ...flagChips(flags), kindChip(row, other),
       Number.isFinite(se)
         ? note(`± standard error over ${scoredOn(added.has(row) ? row : other)}`) : null),
     sides,
@@ -156,4 +163,4 @@ listen("select", () => {
   drawPanel();
   find("#panel").scrollTop = 0;
 });
-listen("color theme", drawPanel);
+listen("color theme ways", drawPanel);

@@ -91,7 +91,7 @@ function viewOf(box, margin = 44) {
 }
 
 const atHome = () => {
-  const home = viewOf(extent);
+  const home = viewOf(whole());
   const now = looking();
   return Math.abs(now.unit / home.unit - 1) < 0.01 && Math.hypot(now.x - home.x, now.y - home.y) < 4 * home.unit;
 };
@@ -99,7 +99,7 @@ const atHome = () => {
 let home = true;
 
 function reset() {
-  lookAt(viewOf(extent));
+  lookAt(viewOf(whole()));
   home = true;
 }
 
@@ -181,10 +181,11 @@ function under(sx, sy, reach = REACH) {
 }
 
 function tapped({ sx, sy, modifiers }) {
-  const row = under(sx, sy);
+  let row = under(sx, sy);
+  if (row < 0) row = wayUnder(sx, sy)?.row ?? -1;
   const more = modifiers && (modifiers.shift || modifiers.ctrl);
-  if (row >= 0) pick(row, more);
-  else if (!more && !state.compare) select([]);
+  if (row >= 0 && row < K) pick(row, more);
+  else if (row < 0 && !more && !state.compare) select([]);
 }
 
 // Bokeh does not say which keys were held when a lasso ended.

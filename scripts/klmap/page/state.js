@@ -7,6 +7,7 @@ const state = {
   query: "",
   hits: null,
   color: "family",
+  ways: "",
   hidden: new Set(),
   show: {
     lineage: payload.parents.length > 0 && payload.parents.length <= 60,
@@ -58,6 +59,12 @@ function colorBy(name) {
   state.color = name;
   state.hidden.clear();
   tell("color");
+}
+
+function chooseWays(key) {
+  if (key === state.ways) return;
+  state.ways = key;
+  tell("ways");
 }
 
 function toggleCategory(name) {
