@@ -381,7 +381,7 @@ def test_a_pair_too_large_for_the_gpus_is_refused_with_the_fix(
 ) -> None:
     plan = compared(tmp_path, QUANTISED, hardware={"max_gpus": most})
     looked_up(plan, 55_000_000_000)  # 110 GB and 61 GB, on GPUs of 80 GB
-    found = Submission(plan, dict).pair("tiny", "org--q", "org--q+int8")
+    found = Submission(plan, dict).pair(plan.divergences, "tiny", "org--q", "org--q+int8")
     assert bool(found.refusal) is refused
     if refused:
         assert found.gpus == 0

@@ -118,7 +118,7 @@ def test_tables_have_one_line_for_each_model_source_and_score(tmp_path: Path) ->
         f"{plan.results}/models/_zoo/runs/gpt2-base/step150"
     ) in plan_tables.source_rows(plan)
     quantized = f"org--first+int8\torg--first\ttiny\t{plan.score('tiny', 'org--first+int8')}"
-    assert f"{quantized}\tauto\tint8" in plan_tables.score_rows(plan)
+    assert f"{quantized}\tauto\tint8\t" in plan_tables.score_rows(plan)
 
 
 def test_only_who_runs_code_of_others_finds_a_column_for_it(tmp_path: Path) -> None:

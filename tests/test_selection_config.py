@@ -414,15 +414,15 @@ def test_names_of_text_sets_tell_who_makes_them(tmp_path: Path) -> None:
         names = [*texts, "made"]
         return [name for name in names if re.match(f"(?:{pattern})/", f"{name}/")]
 
-    assert match(references.selection_pattern(found)) == ["pile-2k", "out"]
-    assert match(references.drawn_pattern(found)) == ["pile", "made-up"]
+    assert match(references.pattern_of(found)) == ["pile-2k", "out"]
+    assert match(references.drawn_pattern(found, [])) == ["pile", "made-up"]
     assert match(references.here_pattern(found)) == ["pile", "pile-2k", "out", "made-up"]
     other = {**OUTSIDE, "of": str(finished(tmp_path / "other/pile"))}
     found = planned(tmp_path, texts={"pile": PILE, "out": other}, models=[OLD]).references
     assert match(references.here_pattern(found)) == ["pile", "pile-2k", "out", "made-up", "made"]
-    assert match(references.drawn_pattern(found)) == ["pile", "pile-2k", "made-up", "made"]
+    assert match(references.drawn_pattern(found, [])) == ["pile", "pile-2k", "made-up", "made"]
     none = planned(tmp_path, texts={"pile": PILE}, models=[OLD]).references
-    assert match(references.selection_pattern(none)) == []
+    assert match(references.pattern_of(none)) == []
 
 
 def test_resample_is_told_of_the_selections_of_its_texts(tmp_path: Path) -> None:

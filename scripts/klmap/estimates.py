@@ -29,6 +29,9 @@ BYTES_PER_TOKEN = 3.6
 CHUNK_SHARE = 0.95
 """Mean length of chunks as a share of the longest allowed: 972 of 1,024 bytes as published."""
 
+USUAL_BYTES = 1024
+"""Longest chunk of the published text set, in UTF-8 bytes."""
+
 ASSUMED_FLOPS = 100e12
 """Operations per second of one GPU where nothing is measured (own)."""
 
@@ -213,6 +216,33 @@ def speeds(measured: Sequence[Measured], hardware: Hardware) -> tuple[Speed, Spe
     if hardware.max_gpus and (on_gpu or not own):
         return demo, Speed(True, on_gpu)
     return demo, Speed(False, own or on_cpu)
+
+
+def reading_of(spec: Mapping[str, Any]) -> str:
+    """How a score reads its texts, where that is not once from left to right: ``masked``, ``pmi``.
+
+    Args:
+        spec: settings of the score.
+    """
+    return "masked" if spec.get("likelihood") == "masked" else "pmi" if spec.get("pmi") else ""
+
+
+def read_per_scored(reading: str, manifest: Mapping[str, Any] | None) -> float:
+    """Tokens that go through a model for each one whose log-probability is wanted (own).
+
+    Prompts are read and not scored, PMI reads the responses once more, and the pseudo-likelihood of
+    a masked model reads the whole text for every token.
+
+    Args:
+        reading: as ``reading_of`` says.
+        manifest: texts.json, once the texts are made.
+    """
+    response = float((manifest or {}).get("mean_bytes") or CHUNK_SHARE * USUAL_BYTES)
+    prompt = float((manifest or {}).get("mean_prompt_bytes") or 0)
+    whole = 1 + prompt / response
+    if reading == "masked":
+        return whole * max(response / BYTES_PER_TOKEN, 1)
+    return whole + (1 if reading == "pmi" else 0)
 
 
 def tokens_of(

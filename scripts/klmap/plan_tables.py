@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from klmap import estimates
 from klmap.config_models import ModelEntry
 from klmap.plan import Plan
 
-PLAN_COLUMNS = ("model", "source", "texts", "score", "dtype", "quantization")
+PLAN_COLUMNS = ("model", "source", "texts", "score", "dtype", "quantization", "reading")
 """Columns of the table of scores that pre-flight and status read."""
 
 
@@ -92,7 +93,7 @@ def score_rows(plan: Plan) -> list[str]:
     for texts in sorted(plan.config.scored_on):
         for model, entry in sorted(plan.config.scored_on[texts].items()):
             spec = json.loads(plan.spec(texts, model))
-            made_as = [spec["dtype"], spec["quantization"] or ""]
+            made_as = [spec["dtype"], spec["quantization"] or "", estimates.reading_of(spec)]
             path = plan.score(texts, model)
             rows.append("\t".join([model, entry.source, texts, path, *made_as]))
     return rows

@@ -54,6 +54,7 @@ class Wanted:
         score: the file.
         dtype: as configured.
         quantization: ``int8``, ``nf4``, ``fp4``; empty for none.
+        reading: how the texts are read, as ``estimates.reading_of`` says.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Wanted:
     score: Path
     dtype: str
     quantization: str
+    reading: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,8 @@ class _Judge:
         total = 0.0
         for item in missing:
             tokens = self.tokens[item.texts]
+            if tokens is not None:
+                tokens *= estimates.read_per_scored(item.reading, self.manifests[item.texts])
             how = (max(row.gpus, 1), item.dtype, item.quantization)
             one = None if tokens is None else speed.seconds(card, tokens, *how)
             if one is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from klmap import allocation, disk, fetch, leases, queue, store_score
+from klmap import allocation, disk, estimates, fetch, leases, queue, store_score
 from klmap.cards import Card, read_card
 from klmap.config import Hardware
 from klmap.errors import InputError
@@ -290,7 +290,10 @@ class Judge:
         """The same with GPUs and device seconds still to go."""
         demo = row.wanted.source.startswith("demo--")
         speed = self.speeds[demo]
-        tokens = self.tokens[row.wanted.texts]
+        item = row.wanted
+        tokens = self.tokens[item.texts]
+        if tokens is not None:
+            tokens *= estimates.read_per_scored(item.reading, self.manifests[item.texts])
         if row.wanted.source not in self.newest:
             return replace(row, demo=demo)
         card = self.card(row.wanted.source)

@@ -61,14 +61,17 @@ class Submission:
     def _plain(self, texts: str, model: str) -> Request:
         """What a model asks for without its hidden states."""
         entry = self._config.by_slug[model]
-        sizes = self._plan.sizes(texts)
+        manifest = self._manifest(texts)
         spec = json.loads(self._plan.spec(texts, model))
         measured, speeds = self._speeds()
+        tokens = estimates.tokens_of(*self._plan.sizes(texts), manifest, measured)
+        if tokens is not None:
+            tokens *= estimates.read_per_scored(estimates.reading_of(spec), manifest)
         return allocation.request(
             self._card(entry.source),
             spec["dtype"],
             spec["quantization"] or "",
-            estimates.tokens_of(*sizes, self._manifest(texts), measured),
+            tokens,
             self._config.hardware,
             speeds[0 if entry.is_tiny else 1],
             demo=entry.is_tiny,
