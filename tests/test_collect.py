@@ -64,6 +64,79 @@ def test_order_of_the_index_changes_no_byte(folder: Folder, tmp_path: Path) -> N
     assert written[0] == written[1]
 
 
+def with_responses_alone(folder: Folder) -> dict[str, np.ndarray]:
+    """Rewrite the scores as those of responses that were also scored without their prompts."""
+    found = {}
+    for made in folder.made:
+        found[made.model] = folder.values(10.0)
+        folder.write(made, unconditional=found[made.model])
+    return found
+
+
+def test_a_matrix_of_pmi_has_what_responses_gain_by_their_prompts(folder: Folder) -> None:
+    alone = with_responses_alone(folder)
+    found = folder.collect(vector="pmi")
+    plain = folder.collect()
+    assert found.matrix.model == plain.matrix.model
+    for row, name in enumerate(found.matrix.model):
+        expected = plain.matrix.loglik[row] - alone[name]
+        np.testing.assert_array_equal(found.matrix.loglik[row], expected)
+        assert found.models[row].mean_loglik == pytest.approx(expected.mean())
+    np.testing.assert_allclose(found.matrix.noise, plain.matrix.noise * math.sqrt(2))
+    assert found.models[0].noise_nats == pytest.approx(0.01 * math.sqrt(2))
+    assert found.matrix.clip_threshold != plain.matrix.clip_threshold
+
+
+def test_a_matrix_of_pmi_names_the_score_that_has_none(folder: Folder) -> None:
+    with_responses_alone(folder)
+    folder.write(folder.made[1])
+    with pytest.raises(InputError, match=r"org--a\..*without their prompts.*run again"):
+        folder.collect(vector="pmi")
+
+
+def test_hidden_states_have_no_pmi(folder: Folder) -> None:
+    alone = with_responses_alone(folder)
+    for made in folder.made:
+        n = len(folder.lengths)
+        layers = {"layers": np.array([0]), "layer_loglik": np.full((1, n), -500.0)}
+        folder.write(made, unconditional=alone[made.model], **layers)
+    folder.write_index()
+    rows = files.read_tsv(folder.index)
+    files.write_tsv(folder.index, (*rows[0], "layers"), [(*row.values(), "all") for row in rows])
+    names = folder_names(folder, "loglik"), folder_names(folder, "pmi")
+    assert (len(names[0]), len(names[1])) == (8, 4)
+
+
+def folder_names(folder: Folder, vector: str) -> list[str]:
+    found = collect.collect(
+        *(folder.index, folder.scores, folder.cards, folder.texts, folder.manifest),
+        matrix=folder.root / "layers.h5",
+        vector=vector,
+    )
+    return [model.model for model in found.models]
+
+
+def test_the_commands_take_the_vector(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_responses_alone(folder)
+    expected = folder.collect(vector="pmi")
+    common = ["--index", folder.index, "--scores", folder.scores, "--cards", folder.cards]
+    common += ["--texts", folder.texts, "--manifest", folder.manifest, "--vector", "pmi"]
+    common += ["--models", tmp_path / "models.tsv", "--failures", tmp_path / "failures.tsv"]
+    made = tmp_path / "matrix.h5"
+    for script, own in (
+        ("matrix.py", ["--matrix", made]),
+        ("offmap.py", ["--clip-from", made, "--offmap", tmp_path / "offmap.h5"]),
+    ):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, [*common, *own])])
+        runpy.run_path(str(SCRIPTS / script), run_name="commands")["main"]()
+    for path in (made, tmp_path / "offmap.h5"):
+        found = store.read_matrix(path)
+        np.testing.assert_array_equal(found.loglik, expected.matrix.loglik)
+        assert found.clip_threshold == expected.matrix.clip_threshold
+
+
 def test_matrix_is_clipped_at_two_percent_and_centred(folder: Folder) -> None:
     matrix = folder.collect().matrix
     assert matrix.clip_quantile == 0.02

@@ -90,6 +90,63 @@ def test_kept_tokens_come_back(tmp_path: Path) -> None:
     assert found.token_logprob.tolist() == [-1, -2]
 
 
+def prompted(**changes: Any) -> store_score.Score:
+    """A score of responses that has all there can be of prompts."""
+    parts: dict[str, Any] = {
+        "unconditional": np.linspace(-800, -2, 50),
+        "boundary_loglik": np.where(np.arange(50) % 9 == 0, -1.5, 0.0),
+        "chat_template": "{{ messages }} ü" * 10_000,
+    }
+    return score(**{**parts, **changes})
+
+
+def test_what_is_known_of_prompts_comes_back(tmp_path: Path) -> None:
+    kept = prompted()
+    store_score.write_score(tmp_path / "x.h5", kept)
+    found = store_score.read_score(tmp_path / "x.h5")
+    assert found.chat_template == kept.chat_template
+    for name in ("unconditional", "boundary_loglik"):
+        assert getattr(found, name).tobytes() == getattr(kept, name).tobytes()
+    assert found.loglik.tobytes() == kept.loglik.tobytes()
+    few = store_score.read_score(tmp_path / "x.h5", only=())
+    assert (few.unconditional, few.boundary_loglik, few.chat_template) == (None, None, None)
+    store_score.write_score(tmp_path / "y.h5", score())
+    plain = store_score.read_score(tmp_path / "y.h5")
+    assert (plain.unconditional, plain.boundary_loglik, plain.chat_template) == (None, None, None)
+    with h5py.File(tmp_path / "y.h5") as file:
+        assert sorted(file) == ["loglik", "n_scored", "n_tokens", "truncated"]
+
+
+@pytest.mark.parametrize("only", [None, ("noise_nats",)])
+def test_pmi_is_what_responses_gain_by_their_prompts(tmp_path: Path, only: Any) -> None:
+    kept = prompted()
+    store_score.write_score(tmp_path / "x.h5", kept)
+    found = store_score.read_score(tmp_path / "x.h5", only=only, vector="pmi")
+    np.testing.assert_array_equal(found.loglik, kept.loglik - kept.unconditional)
+
+
+def test_pmi_of_a_score_without_the_responses_alone_is_refused(tmp_path: Path) -> None:
+    store_score.write_score(tmp_path / "x.h5", score())
+    with pytest.raises(InputError, match=r"x\.h5: holds no .* without their prompts.*remove it"):
+        store_score.read_score(tmp_path / "x.h5", vector="pmi")
+    failed = store_score.Score("m", "c", "s", "f", {}, status="failed", error="no template")
+    store_score.write_score(tmp_path / "f.h5", failed)
+    assert store_score.read_score(tmp_path / "f.h5", vector="pmi").status == "failed"
+
+
+@pytest.mark.parametrize("name", ["unconditional", "boundary_loglik"])
+def test_responses_of_another_number_are_refused(tmp_path: Path, name: str) -> None:
+    store_score.write_score(tmp_path / "x.h5", prompted(**{name: np.zeros(49)}))
+    with pytest.raises(InputError, match=r"has the shape \(49,\) for 50 texts"):
+        store_score.read_score(tmp_path / "x.h5")
+
+
+def test_pmi_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    store_score.write_score(tmp_path / "x.h5", prompted(unconditional=np.full(50, -np.inf)))
+    with pytest.raises(InputError, match="50 log-likelihoods are not finite"):
+        store_score.read_score(tmp_path / "x.h5", vector="pmi")
+
+
 def test_a_score_is_read_without_what_is_not_asked_for(tmp_path: Path) -> None:
     kept = score(
         token_logprob=np.array([-1, -2], np.float32), token_offset=np.array([0, 2], np.int64)

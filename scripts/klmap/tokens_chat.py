@@ -13,6 +13,7 @@ from typing import Any
 
 from klmap.errors import PermanentFailure
 from klmap.files import read_json
+from klmap.repository import CHAT_TEMPLATE
 from klmap.tokens import TextTokenizer
 
 TODAY = datetime(2024, 7, 26)
@@ -29,7 +30,7 @@ def read_template(folder: Path) -> str:
     Raises:
         PermanentFailure: the model has none.
     """
-    path = folder / "chat_template.jinja"
+    path = folder / CHAT_TEMPLATE
     if path.is_file():
         return path.read_text(encoding="utf-8")
     found = _settings(folder).get("chat_template")
@@ -40,7 +41,7 @@ def read_template(folder: Path) -> str:
     raise PermanentFailure(
         f"{folder}: the model has no chat template, so template: model cannot be done; set "
         "template: none, or leave this text set out of texts: of the model. If its repository has "
-        "chat_template.jinja, its card was made by an older klmap: remove card.json beside the "
+        f"{CHAT_TEMPLATE}, its card was made by an older klmap: remove card.json beside the "
         "weights and run again"
     )
 
