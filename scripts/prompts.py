@@ -51,13 +51,13 @@ def main() -> None:
         places = layout.plane_of(layout.read_layout(args.layout, on_map))
         shifts, added = prompts.measure(some), additivity.measure(some)
         cosines = directions.measure(some, shifts, args.bootstrap, args.seed)
-        plane = prompt_plane.find(some)
+        planes = prompt_plane.find(some, shifts)
         ways = prompt_ways.find(some, places, layout.read_report(args.layout.with_suffix(".json")))
     prompt_tables.write(args.folder, some, shifts, cosines, added)
     prompt_ways.write(args.folder / "ways.tsv", some, shifts, ways)
     name = args.matrix.resolve().parent.name
     figure_prompts.write(args.folder, some, shifts, cosines, name)
-    figure_prompt_arrows.write(args.folder, some, plane, name)
+    figure_prompt_arrows.write(args.folder, some, planes, name)
     figure_additivity.write(args.folder, some, added, name)
 
 

@@ -20,7 +20,7 @@ from klmap.arrays import Floats
 from klmap.log import logger
 from klmap.prompt_directions import Cosine
 from klmap.prompt_edits import Edited
-from klmap.prompt_tables import coherence
+from klmap.prompt_tables import SURE, coherence
 from klmap.prompts import Edit
 
 MOST_EDITS = 16
@@ -33,7 +33,7 @@ MOST_DOMAINS = 12
 """Domains that the figure has room for; the table has all."""
 
 _HEADING = "What edits of the prompt do"
-_WIDTH, _TOP, _FOOT, _GAP = 11.0, 1.4, 0.9, 0.3
+_WIDTH, _TOP, _FOOT, _GAP = 11.0, 1.4, 1.0, 0.3
 _AXIS, _SLOPE = 0.55, 0.6
 _LINE = 168
 _TITLE: dict[str, Any] = {"size": 10, "loc": "left", "weight": "bold", "pad": 8}
@@ -66,39 +66,39 @@ def draw(some: Edited, edits: Sequence[Edit], cosines: Sequence[Cosine], texts: 
     tall = max(row * rows, 0.9)
     side = tall if rows > 1 else 0.0
     domains = _largest(shown)
+    domains = domains if len(domains) > 1 else []
+    margin = 0.4 + style.widest(names, 9)
     under = max(_AXIS, 0.15 + _SLOPE * style.widest(names, 8)) if side else _AXIS
     turned = 0.15 + _SLOPE * style.widest([_domain(some, n) for n in domains], 8)
-    below = under + turned + 0.4 + tall if len(domains) > 1 else under
-    margin = 0.4 + style.widest(names, 9)
-    height = _TOP + tall + below + _FOOT
+    low = _FOOT + max(turned, _AXIS - 0.1)
+    height = _TOP + tall + under + 0.4 + tall + low
     left = _WIDTH - margin - 0.75 - side - (_GAP if side else 0)
     figure = style.new_figure(
         _WIDTH, height, _HEADING, _subject(some, texts, len(shown) < len(edits)), _note(shown)
     )
-    bottom = height - _TOP - tall
-    sizes, gains = 0.58 * left, 0.42 * left - 0.45
-    first = style.add_axes(figure, margin, bottom, _WIDTH - margin - sizes, _TOP)
-    second = style.add_axes(
-        figure, margin + sizes + 0.3, bottom, _WIDTH - margin - sizes - 0.3 - gains, _TOP
-    )
+
+    def axes(begin: float, wide: float, bottom: float) -> Axes:
+        right, top = _WIDTH - begin - wide, height - bottom - tall
+        return style.add_axes(figure, begin, bottom, right, top)
+
+    above = height - _TOP - tall
+    sizes, gains = 0.57 * left, 0.43 * left - 0.62
     each, legend = style.categories([model.family for model in some.found.models])
-    _sizes(first, shown, names, each)
-    _gains(second, shown, each)
+    _sizes(axes(margin, sizes, above), shown, names, each)
+    _gains(axes(margin + sizes + 0.47, gains, above), shown, each)
     if side:
-        end = _WIDTH - 0.75 - side
-        _matrix(style.add_axes(figure, end, bottom, 0.75, _TOP), cosines, shown, names)
-    if len(domains) > 1:
-        wide = min(0.62 * len(domains), 6.6)
-        low = _FOOT + turned
-        axes = style.add_axes(figure, margin, low, _WIDTH - margin - wide, height - low - tall)
-        _domains(axes, some, shown, names, domains)
+        _matrix(axes(_WIDTH - 0.75 - side, side, above), cosines, shown, names)
+    wide = min(0.62 * len(domains), 5.0)
+    if domains:
+        _domains(axes(margin, wide, low), some, shown, names, domains)
+    if any(len(edit.rows) > 1 for edit in shown):
+        begin = margin + (wide + 0.45 if domains else 0)
+        _pairs(axes(begin, 8.75 - begin, low), shown, [""] * rows if domains else names)
     if max(len(edit.rows) for edit in shown) <= MOST_DOTS:
-        used = {int(n) for edit in shown for n in edit.rows}
-        present = {each[n].name for n in used}
-        kept = [item for item in legend if item.name in present]
-        place = 1 - 2.5 / _WIDTH, (_FOOT + turned + tall + 0.28) / height
-        if len(domains) > 1:
-            charts.titled(figure, style.handles(kept[:8]), "family", *place)
+        present = {each[int(n)].name for edit in shown for n in edit.rows}
+        kept = style.handles([item for item in legend if item.name in present])
+        charts.titled(figure, kept[: max(int(tall / 0.21), 4)], "family", 9.05 / _WIDTH,
+                      (low + tall + 0.28) / height)  # fmt: skip
     return figure
 
 
@@ -112,14 +112,20 @@ def _subject(some: Edited, texts: str, cut: bool) -> str:
 
 def _note(edits: Sequence[Edit]) -> str:
     dots = max(len(edit.rows) for edit in edits) <= MOST_DOTS
-    each = "One dot is one model" if dots else "Hills: density of the models"
+    each = (
+        "Dots: models; hollow: a size below what numerical errors alone give (grey dashes), or a "
+        "mean within two standard errors of 0; black: median; numbers: models."
+        if dots
+        else "Hills: density of models; grey dashes: what numerical errors alone give; black: "
+        "median; numbers: models."
+    )
     return textwrap.fill(
-        f"{each}; black: median; number: models. Size: KL between a model with the prompts as they "
-        "are and with the edit. Grey: noise floor, what numerical errors alone give; hollow: below "
-        "it. Cosines are of the mean shifts, bold where the 95 % interval over texts holds no 0.5: "
-        "every shift begins at the same prompts, so wordings that differ by chance alone have 0.5, "
-        "not 0. On the diagonal: coherence, the mean cosine of a model's shift with that of all "
-        "others. All but the shifts is klmap's own.",
+        f"{each} Cosines are of mean shifts; all shifts begin at the same prompts, so wordings "
+        "that differ by chance alone have 0.5, not 0; bold: the 95 % interval over texts does not "
+        "hold 0.5. On the diagonal: coherence, the mean cosine of a model's shift with those of "
+        "all others. Below, bold: other than 1 by two standard errors. Arrows: from prompts as "
+        "they are to the edit, green where models come nearer, orange where they part, grey where "
+        "neither is sure. All but the shifts is klmap's own.",
         _LINE,
     )
 
@@ -183,14 +189,37 @@ def _gains(axes: Axes, edits: Sequence[Edit], each: Sequence[style.Category]) ->
     low, high = low - room, high + room
     axes.axvline(0, color=style.INK, linewidth=0.8, zorder=1)
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel("bits/byte; right: responses likelier", size=8.5)
     for place, edit in enumerate(edits):
-        sure = ~(np.abs(edit.gain) > 2 * edit.gain_se)
+        sure = ~(np.abs(edit.gain) > SURE * edit.gain_se)
         own = [each[row] for row in edit.rows]
         every_one = np.ones(len(own), np.bool_)
         _cloud(axes, place, edit.gain, (low, high), own, sure, every_one, logarithmic=False)
         _median(axes, place, float(np.median(edit.gain)))
+
+
+def _pairs(axes: Axes, edits: Sequence[Edit], names: Sequence[str]) -> None:
+    """Mean KL of all pairs of models, as they are and with each edit."""
+    axes.set_title("Models nearer to each other?", **_TITLE)
+    _rows(axes, len(edits), names)
+    for place, edit in enumerate(edits):
+        if not edit.before > 0:
+            continue
+        sure = abs(edit.after - edit.before) > SURE * edit.change_se
+        color = "#009E73" if edit.after < edit.before else "#D55E00"
+        color = color if sure else style.MUTED
+        axes.annotate(
+            "", (edit.after, place), (edit.before, place), zorder=3,
+            arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.6, "shrinkA": 0,
+                        "shrinkB": 0, "mutation_scale": 11},
+        )  # fmt: skip
+        axes.plot([edit.before], [place], marker="o", markersize=5, color=style.INK, zorder=4)
+    ends = [end for edit in edits for end in (edit.before, edit.after) if end >= 0]
+    room = 0.1 * (max(ends) - min(ends)) or 0.1 * max(ends) or 0.01
+    axes.set_xlim(min(ends) - room, max(ends) + room)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("mean KL of pairs, bits/byte", size=8.5)
 
 
 def _median(axes: Axes, place: int, value: float) -> None:
@@ -273,7 +302,7 @@ def _heat(
     map_ = mpl.colormaps["PuOr_r"].with_extremes(bad="#eef0f3")
     axes.imshow(colors, cmap=map_, norm=norm, interpolation="nearest", aspect="auto")
     for row, column in np.argwhere(np.isfinite(values)):
-        red, green, blue, _ = map_(norm(np.ma.masked_invalid(colors[row, column])))
+        red, green, blue, _ = map_(norm(np.nan_to_num(colors[row, column])))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         axes.text(
             column, row, _short(values[row, column]), ha="center", va="center", size=7.5,
@@ -304,12 +333,12 @@ def _domains(
     names: Sequence[str],
     domains: Sequence[int],
 ) -> None:
-    axes.set_title("Which domains carry the shift: share of it over share of the texts", **_TITLE)
+    axes.set_title("Share of the shift over share of the texts", **_TITLE)
     sizes = np.bincount(some.domains.code, minlength=len(some.domains.names)) / some.texts
     ratio = np.array([edit.share / sizes for edit in edits])[:, domains]
     error = np.array([edit.share_se / sizes for edit in edits])[:, domains]
     logs = np.log2(np.where(ratio > 0, ratio, np.nan))
-    _heat(axes, logs, ratio, np.abs(ratio - 1) > 2 * error, Normalize(-3.5, 3.5))
+    _heat(axes, logs, ratio, np.abs(ratio - 1) > SURE * error, Normalize(-3.5, 3.5))
     axes.set_yticks(range(len(names)), [style.literal(n) for n in names], size=9, color=style.INK)
     _turned(axes, [_domain(some, n) for n in domains])
 

@@ -1,100 +1,107 @@
-"""A plane of models as they are and with their prompts edited together, for arrows between them.
+"""A plane for each edit of the prompt, on which models and their shifts are both seen, for arrows.
 
-The plane is that of the first two principal components of all these vectors. It is linear, so an
-arrow on it is what is seen of the shift (Takase et al. 2026), and that of two edits is the sum of
-theirs where shifts add up. How much is seen is told: the share of the squared shifts that lies in
-the plane. Plane and shares are klmap's own.
+The two principal components of the models show little of the shifts, which go where no model is,
+and those of the shifts hide the models. So the plane of an edit is made of one direction of each:
+across, the first principal component of the models with the prompts as they are, the same for all
+edits; up, the direction of the edit, the mean shift of all models (Takase et al. 2026), less what
+lies across. A model that stands high is without the edit as others are with it. Projections are
+linear, so an arrow is what is seen of the shift. Planes and shares are klmap's own.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from klmap.arrays import Floats, Rows
 from klmap.prompt_edits import Edited
+from klmap.prompts import Edit
 
-MOST_VECTORS = 2000
-"""Vectors that the components are of; of more, those of evenly spaced models."""
+MOST_MODELS = 1000
+"""Models that the direction across is of; of more, evenly spaced ones."""
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Plane:
-    """M models and their ends under E edits.
+class Planes:
+    """M models on the planes of E edits.
 
     Attributes:
         rows: (M,) rows of the models, those with an edit at least.
-        begin: (M, 2) the models as they are, root of bits per byte.
-        end: (E, M, 2) with an edit; NaN where a model lacks it.
-        spread: share of the models' squared distances from their mean that lies in the plane.
-        seen: (E,) share of the squared shifts of each edit that does; NaN where there are none.
+        begin: (E, M, 2) the models as they are, around their mean, root of bits per byte.
+        end: (E, M, 2) with the edit; NaN where a model lacks it.
+        across: share of the models' squared distances from their mean that the first axis shows.
+        seen: (E,) share of the squared shifts of each edit that its plane shows; NaN without any.
     """
 
     rows: Rows
     begin: Floats
     end: Floats
-    spread: float
+    across: float
     seen: Floats
 
 
-def find(some: Edited) -> Plane:
-    """The plane, with all models and their ends.
+def find(some: Edited, edits: Sequence[Edit]) -> Planes:
+    """The planes, with all models and their ends.
+
+    Args:
+        some: the models and edits.
+        edits: what was measured of each edit.
 
     Raises:
         InputError: a file is truncated.
     """
     rows = np.flatnonzero(some.under.any(axis=0))
-    mean, axes = _axes(some, rows)
-    begin = np.empty((len(rows), 2))
-    end = np.full((len(some.names), len(rows), 2), np.nan)
-    total, inside = np.zeros((2, len(some.names)))
-    total_of_models, done = 0.0, 0
-    centre = _mean(some, rows)
+    mean, first = _across(some, rows)
+    axes = np.array([[first, _up(edit.direction, first)] for edit in edits])
+    begin = np.empty((len(edits), len(rows), 2))
+    end = np.full_like(begin, math.nan)
+    total, inside = np.zeros((2, len(edits)))
+    spread, done = 0.0, 0
     for block in some.blocks(rows):
-        part = slice(done, done + len(block.rows))
-        begin[part] = (block.base - mean) @ axes.T * some.scale
-        total_of_models += float(np.square((block.base - centre) * some.scale).sum())
+        points = (block.base - mean) * some.scale
+        spread += float(np.square(points).sum())
         for edit, (places, shift) in enumerate(zip(block.places, block.shifts, strict=True)):
-            step = shift @ axes.T * some.scale
-            end[edit, done + places] = begin[done + places] + step
+            begin[edit, done : done + len(points)] = points @ axes[edit].T
+            step = shift @ axes[edit].T * some.scale
+            end[edit, done + places] = begin[edit, done + places] + step
             total[edit] += np.square(shift * some.scale).sum()
             inside[edit] += np.square(step).sum()
-        done += len(block.rows)
-    within = float(np.square(begin - begin.mean(axis=0)).sum())
-    return Plane(
-        rows, begin, end, within / total_of_models if total_of_models > 0 else np.nan,
-        inside / np.where(total > 0, total, np.nan),
+        done += len(points)
+    shown = float(np.square(begin[0, :, 0]).sum())
+    return Planes(
+        rows, begin, end, shown / spread if spread > 0 else math.nan,
+        inside / np.where(total > 0, total, math.nan),
     )  # fmt: skip
 
 
-def _mean(some: Edited, rows: Rows) -> Floats:
-    """(N,) mean of models, centred, nats."""
+def _across(some: Edited, rows: Rows) -> tuple[Floats, Floats]:
+    """(N,) mean of the models, nats, and (N,) their first component of length 1; 0 for one model.
+
+    Its sign is that of its largest entry, so that no linear algebra library decides it.
+    """
     total = np.zeros(some.texts)
     for block in some.blocks(rows, []):
         total += block.base.sum(axis=0)
-    return np.asarray(total / len(rows), np.float64)
-
-
-def _axes(some: Edited, rows: Rows) -> tuple[Floats, Floats]:
-    """(N,) mean, nats, and (2, N) axes of length 1, of signs that do not depend on the machine."""
-    count = max(MOST_VECTORS // (1 + len(some.names)), 1)
-    kept = np.round(np.linspace(0, len(rows) - 1, min(len(rows), count))).astype(np.intp)
-    vectors = []
-    for block in some.blocks(rows[kept]):
-        vectors.append(block.base)
-        vectors += [
-            block.base[places] + shift
-            for places, shift in zip(block.places, block.shifts, strict=True)
-        ]
-    points = np.concatenate(vectors)
-    mean = points.mean(axis=0)
-    points -= mean
+    mean = total / len(rows)
+    kept = np.round(np.linspace(0, len(rows) - 1, min(len(rows), MOST_MODELS))).astype(np.intp)
+    points = np.concatenate([block.base - mean for block in some.blocks(rows[kept], [])])
     values, weights = np.linalg.eigh(points @ points.T)
-    axes = np.zeros((2, some.texts))
-    for place in range(min(2, len(points))):
-        if values[-1 - place] > 0:
-            axis = weights[:, -1 - place] @ points
-            axis *= np.sign(axis[np.abs(axis).argmax()])
-            axes[place] = axis / max(float(np.sqrt(axis @ axis)), 1e-300)
-    return mean, axes
+    axis = weights[:, -1] @ points
+    length = float(np.sqrt(axis @ axis))
+    if values[-1] <= 0 or length <= 0:
+        return mean, np.zeros(some.texts)
+    return mean, axis * (np.sign(axis[np.abs(axis).argmax()]) / length)
+
+
+def _up(direction: Floats, across: Floats) -> Floats:
+    """(N,) the direction of an edit less what lies across, of length 1; 0 where nothing is left."""
+    rest = direction - (direction @ across) * across
+    length = float(np.sqrt(rest @ rest))
+    if length <= _ROUNDING * float(np.sqrt(direction @ direction)):
+        return np.zeros(len(rest))
+    return np.asarray(rest / length, np.float64)

@@ -134,7 +134,8 @@ def _measure(some: Edited, edit: int) -> Edit:
         if texts > 1:
             deviation[part] = likelier.std(axis=1, ddof=1)
         gains += likelier.sum(axis=0)
-        np.add.at(sums, code[part], shift)
+        for family in np.unique(code[part]):
+            sums[family] += shift[code[part] == family].sum(axis=0)
         before.add(block.base)
         after.add(block.base + shift)
         np.square(shift, out=shift)
