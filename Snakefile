@@ -6,8 +6,7 @@ the map, and squared distances between places are KL divergences in bits per byt
     config.yaml --> texts, published -----+            +--> analyses
                 +-> resolve --> fetch --> score --> matrix --> kl --> layout, tree --> figures, map.html
 
-<source> is a model and its revision, <model> a source with its variant or the entry's name, <fp>
-twelve hexadecimal digits of the settings that decide a score's numbers:
+<source> is a model and its revision, <model> a source with its variant, <fp> twelve hexadecimal digits:
     results/models/<source>/card.json            what the model is, and which commit
     results/models/<source>/weights/             temporary: gone when its last score is there
     results/<texts>/texts.jsonl, texts.json      the texts; <texts>.<edit> with other prompts
@@ -44,6 +43,7 @@ include: "rules/maps.smk"
 include: "rules/analyses.smk"
 include: "rules/relations.smk"
 include: "rules/prompts.smk"
+include: "rules/mixture.smk"
 
 
 wildcard_constraints:

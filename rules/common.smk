@@ -32,7 +32,7 @@ search = [str(Path(sys.executable).parent), os.getenv("PATH", "")]
 os.environ.update(PATH=os.pathsep.join(search))
 
 from klmap import arguments, configfile, plan_tables
-from klmap import products, references, turns, updates, zoo_runs
+from klmap import plan_prompts, products, references, turns, updates, zoo_runs
 from klmap.allocation import Request
 from klmap.config_models import (
     FINGERPRINT_PATTERN,
@@ -128,24 +128,12 @@ def on_texts(look_up: Callable) -> Callable:
 
 def on_source(look_up: Callable) -> Callable:
     """A look-up in the plan by the source of a model, for a rule to ask."""
-
-    @told
-    def asked(wildcards: object) -> object:
-        """What is found for the model of a job."""
-        return look_up(PLAN, PLAN.source(wildcards.source).source)
-
-    return asked
+    return told(lambda wildcards: look_up(PLAN, PLAN.source(wildcards.source).source))
 
 
 def on_release(look_up: Callable) -> Callable:
     """A look-up in the plan by the name of a release, for a rule to ask."""
-
-    @told
-    def asked(wildcards: object) -> object:
-        """What is found for the release of a job."""
-        return look_up(PLAN, wildcards.release)
-
-    return asked
+    return told(lambda wildcards: look_up(PLAN, wildcards.release))
 
 
 def on_pair(jobs: PairJobs, look_up: Callable) -> Callable:
@@ -158,6 +146,11 @@ def on_pair(jobs: PairJobs, look_up: Callable) -> Callable:
         return look_up(jobs, *jobs.asked(*named))
 
     return asked
+
+
+def on_mixture(look_up: Callable) -> Callable:
+    """A look-up by text set and name of a mixture, for a rule to ask."""
+    return told(lambda wildcards: look_up(PLAN, wildcards.texts, wildcards.plan))
 
 
 def group_components() -> Mapping[str, int]:

@@ -127,4 +127,4 @@ rule samples:
         f"exec {SCRIPTS}/samples.py --cards {{input.cards}} --weights {{input.weights}} "
         "--texts {input.texts} --manifest {input.manifest} {params.pair} "
         f"{PAIR_OPTIONS} {{params.refusal}} "
-        "--spec {params.spec:q} --out {output} --threads {threads} > {log} 2>&1"
+        "--spec {params.spec:q} --samples-file {output} --threads {threads} > {log} 2>&1"

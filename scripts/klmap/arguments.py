@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from klmap.config import Config
-from klmap.config_analyses import Axes, Predict, Resample, Robustness, Scale, Trajectories
+from klmap.config_analyses import (
+    Axes,
+    MixturePlan,
+    Predict,
+    Prompts,
+    Resample,
+    Robustness,
+    Scale,
+    Trajectories,
+)
+from klmap.likelihoods import CAUSAL
 from klmap.pair_jobs import PairJobs
 from klmap.plan import Plan
+from klmap.plan_prompts import checked_on, edited, mixtures_on, scores_folder, trained_by_plan
 from klmap.products import (
     comparisons_on,
     other_matrices,
     release_files,
     releases_on,
-    scores_folder,
 )
 
 _KEPT = {True: "", False: " --fresh", "fixed": " --fixed"}
@@ -38,6 +49,7 @@ def identity(plan: Plan, source: str) -> str:
         f"--revision {shlex.quote(revision)}" if revision else "",
         folder(plan, source),
         "--remote-code" if plan.runs_code(source) else "",
+        "" if (kind := plan.config.likelihood(entry)) == CAUSAL else f"--likelihood {kind}",
     ]
     return " ".join(part for part in parts if part)
 
@@ -248,6 +260,53 @@ def trajectories(config: Config) -> str:
         f"--from-step {how.from_step:.15g} --drop {how.drop:.15g} --ahead {how.ahead} "
         f"--bootstrap {how.bootstrap} --seed {how.seed}"
     )
+
+
+def prompts(plan: Plan, texts: str) -> str:
+    """Arguments of prompts: the edits, which of them are composed, and how errors are found."""
+    how = plan.config.analyses.prompts or Prompts()
+    edits = [f"{name}={path}" for name, path in edited(plan, texts).items()]
+    given = plan.config.paired[texts].edits
+    composed = [f"{name}={','.join(edit.of)}" for name, edit in given.items() if edit.of]
+    sums = f" --composed {' '.join(composed)}" if composed else ""
+    return f"--edits {' '.join(edits)}{sums} --bootstrap {how.bootstrap} --seed {how.seed}"
+
+
+def generation(config: Config) -> str:
+    """Arguments of generation."""
+    how = config.analyses.generation
+    if how is None:
+        return ""
+    return f"--seed {how.seed}{' --mauve' if how.mauve else ''}"
+
+
+def mixture(config: Config) -> str:
+    """Arguments of mixture but for what is asked."""
+    how = config.analyses.mixture
+    return "" if how is None else f"--bootstrap {how.bootstrap} --seed {how.seed}"
+
+
+def mixtures(plan: Plan, texts: str) -> str:
+    """The mixtures that are to be looked for on a text set, as JSON."""
+    return _as_json(mixtures_on(plan, texts))
+
+
+def checked_mixtures(plan: Plan, texts: str) -> str:
+    """Those of them that are checked by training."""
+    return _as_json(checked_on(plan, texts))
+
+
+def _as_json(found: Mapping[str, MixturePlan]) -> str:
+    asked = {
+        name: each.model_dump(mode="json", exclude={"texts", "check"})
+        for name, each in found.items()
+    }
+    return json.dumps(asked, sort_keys=True)
+
+
+def trained(plan: Plan, texts: str) -> str:
+    """Folders of the models that were trained to check mixtures, as JSON."""
+    return json.dumps(trained_by_plan(plan, texts), sort_keys=True)
 
 
 def others(plan: Plan, texts: str) -> str:

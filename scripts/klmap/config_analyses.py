@@ -229,6 +229,8 @@ class Generation(Strict):
 
     pairs: list[tuple[str, str]] = Field(min_length=1)
     """Names on the map, two and two. Both models are loaded in one job."""
+    texts: list[str] | None = Field(None, min_length=1)
+    """Text sets whose prompts are answered; all that have prompts without any."""
     prompts: int = Field(50, ge=2)
     """How many prompts, evenly spread over the text set."""
     samples: int = Field(4, ge=1)
@@ -241,6 +243,11 @@ class Generation(Strict):
     """Also compute MAUVE, with the package in envs/extras.txt."""
     seed: int = 42
     """Seed of the sampling."""
+
+    @field_validator("texts", mode="before", json_schema_input_type=str | list[str] | None)
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class Analyses(Strict):

@@ -103,6 +103,13 @@ def _generation(config: Config) -> Iterator[tuple[Place, str]]:
             ["analyses", "generation"],
             "no text set has prompts that models could answer; give one fields: or prompt_bytes:",
         )
+    for texts in asked.texts or []:
+        if texts not in config.paired:
+            known = ", ".join(config.paired) or "none"
+            yield (
+                ["analyses", "generation", "texts"],
+                f"{texts!r} is no text set with prompts; configured: {known}",
+            )
     for number, pair in enumerate(asked.pairs):
         place: Place = ["analyses", "generation", "pairs", number]
         if pair[0] == pair[1]:

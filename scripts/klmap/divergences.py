@@ -50,7 +50,7 @@ def sampled(config: Config, texts: str) -> list[tuple[str, str]]:
         Each pair once, in the order of names. None for a text set without prompts.
     """
     asked = config.analyses.generation
-    if asked is None or texts not in config.paired:
+    if asked is None or texts not in config.paired or texts not in (asked.texts or [texts]):
         return []
     scored = config.scored_on[texts]
     pairs = dict.fromkeys((min(pair), max(pair)) for pair in asked.pairs)

@@ -30,7 +30,7 @@ WIDEST = 100
 
 _DRAWN = [
     "index", "matrix", "kl", "layout", "tree", "ellipses", "domains", "figures", "explorer",
-    "offmap", *NAMES,
+    "offmap", *NAMES, "mixture_check",
 ]  # fmt: skip
 
 

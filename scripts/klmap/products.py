@@ -6,7 +6,6 @@ is imported.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +15,9 @@ from klmap.config_analyses import (
     NEED_BENCHMARKS,
     OF_WHOLE_SETS,
     Comparison,
-    MixturePlan,
 )
 from klmap.plan import Plan
+from klmap.plan_prompts import checked_on, mixtures_on
 
 FIGURE_TITLES = {
     "map": "Map",
@@ -89,6 +88,29 @@ ANALYSES = {
     "true_kl": (
         ["true_kl.tsv", "summary.tsv"],
         {"true_kl": "Estimated against true KL"},
+    ),
+    "prompts": (
+        [
+            *("shifts.tsv", "edits.tsv", "cosines.tsv", "additivity.tsv", "domains.tsv"),
+            *("missing.tsv", "ways.tsv"),
+        ],
+        {
+            "arrows": "Where edits of the prompt move models",
+            "edits": "What edits of the prompt do",
+            "additivity": "Whether edits of the prompt add up",
+        },
+    ),
+    "generation": (
+        ["generation.tsv", "summary.tsv"],
+        {"generation": "Estimated KL against what models write"},
+    ),
+    "mixture": (
+        ["weights.tsv", "plans.tsv", "path.tsv", "ways.tsv"],
+        {"weights": "Which data would move a model", "path": "How near it would come"},
+    ),
+    "mixture_check": (
+        ["check.tsv"],
+        {"check": "How near it came"},
     ),
     "robustness": (
         ["halves.tsv", "domains.tsv", "numbers.tsv", "sets.tsv"],
@@ -284,60 +306,6 @@ def comparisons_on(plan: Plan, texts: str) -> dict[str, Comparison]:
     return {name: each for name, each in found.items() if each.texts is None or texts in each.texts}
 
 
-def mixtures_on(plan: Plan, texts: str) -> dict[str, MixturePlan]:
-    """The mixtures that are to be looked for on a text set, by name."""
-    asked = plan.config.analyses.mixture
-    scored = {entry.slug for entry in plan.config.scored_on.get(texts, {}).values()}
-    return {
-        name: each
-        for name, each in ({} if asked is None else asked.plans).items()
-        if (each.texts is None or texts in each.texts) and _parts(plan, each) <= scored
-    }
-
-
-def _parts(plan: Plan, mixture: MixturePlan) -> set[str]:
-    """Names on the map of the models that a mixture is worked out from."""
-    named = (mixture.base, mixture.target, *mixture.probes.values())
-    return {entry.slug for name in named if (entry := plan.config.part(name)) is not None}
-
-
-def checked_on(plan: Plan, texts: str) -> dict[str, MixturePlan]:
-    """Those of them that are to be checked by training."""
-    return {name: each for name, each in mixtures_on(plan, texts).items() if each.check}
-
-
-def edited(plan: Plan, texts: str) -> dict[str, str]:
-    """Matrices of a text set with other prompts, by the names of the edits."""
-    found = plan.config.edited.get(texts, {})
-    return {edit: f"{plan.results}/{name}/matrix.h5" for edit, name in found.items()}
-
-
-def edited_paths(plan: Plan, texts: str) -> list[str]:
-    """The same without their names."""
-    return [*edited(plan, texts).values()]
-
-
-def base_texts(plan: Plan, texts: str) -> str:
-    """The texts that those of a variant follow from."""
-    return f"{plan.results}/{plan.config.variants[texts].of}/texts.jsonl"
-
-
-def base_manifest(plan: Plan, texts: str) -> str:
-    """Their manifest."""
-    return f"{plan.results}/{plan.config.variants[texts].of}/texts.json"
-
-
-def edits(plan: Plan, texts: str) -> str:
-    """The single edits of a variant, in the order in which they are made, as JSON."""
-    found = plan.config.variants[texts].edits
-    return json.dumps([each.model_dump(mode="json", exclude_none=True) for each in found])
-
-
-def scores_folder(plan: Plan, texts: str) -> str:
-    """Where the scores lie that stand on a map."""
-    return f"{plan.results}/{plan.config.scored_as(texts)}/scores"
-
-
 def ways_on(plan: Plan, texts: str) -> list[str]:
     """Tables of ways that the page of a map draws."""
     return [
@@ -377,8 +345,18 @@ def analysis_files(plan: Plan) -> list[str]:
         for texts in plan.config.texts
         for name in plan.config.analyses.on
         if _has_material(plan, name, texts)
-        for file in [*ANALYSES[name][0], *_with_endings(ANALYSES[name][1])]
+        for file in _files(name)
+    ] + [
+        f"{plan.results}/{texts}/mixture_check/{file}"
+        for texts in plan.config.given
+        if _has_material(plan, "mixture", texts) and checked_on(plan, texts)
+        for file in _files("mixture_check")
     ]
+
+
+def _files(analysis: str) -> list[str]:
+    """Tables and figures of an analysis."""
+    return [*ANALYSES[analysis][0], *_with_endings(ANALYSES[analysis][1])]
 
 
 def _with_endings(figures: Iterable[str]) -> list[str]:
