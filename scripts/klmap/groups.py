@@ -73,6 +73,20 @@ def find(comparisons: str, models: Sequence[Model]) -> list[Groups]:
     return [_groups(name, first, second, models) for name, first, second in items]
 
 
+def one(item: str, models: Sequence[Model], place: str) -> int:
+    """The row of the one model that a name or an id means, as in :func:`find`.
+
+    Args:
+        item: a model's name on the map, or an id.
+        models: rows of models.tsv.
+        place: key of config.yaml that names it, for the message.
+
+    Raises:
+        InputError: no such model, or an id of several.
+    """
+    return _of_name(item, models, place)[0]
+
+
 def _groups(
     name: str, first: Sequence[Any], second: Sequence[Any], models: Sequence[Model]
 ) -> Groups:
@@ -121,6 +135,11 @@ def _matching(item: str, models: Sequence[Model], place: str) -> list[int]:
                 f"{_close(family, sorted({model.family for model in models}))}"
             )
         return rows
+    return _of_name(item, models, place)
+
+
+def _of_name(item: str, models: Sequence[Model], place: str) -> list[int]:
+    """The row of the model that a name or an id means."""
     rows = [row for row, model in enumerate(models) if model.model == item]
     if not rows:
         rows = rows_by_id(models).get(item, [])

@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from klmap.errors import InputError
 from klmap.files import atomic
 from klmap.log import Progress, logger
-from klmap.zoo_runs import MAIN, PREFIX, Run
+from klmap.zoo_runs import MAIN, PREFIX, MixedRun, Run
 from klmap.zoo_texts import CONTEXT, read_corpus, separator
 
 WIDTH = 96
@@ -96,12 +96,7 @@ def build(
     names = tuple(folder.name for folder in parents)
     if names != run.parents:
         raise InputError(f"--parents: {run.name} starts from {run.parents}, given are {names}")
-    # Notes about missing GPU kernels and bars for files of a megabyte would fill the rule's log.
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(run.seed)
+    prepare(run.seed)
     tokenizer = tokenizers / run.tokenizer
     if parents:
         model, *others = (_load(folder / MAIN) for folder in parents)
@@ -117,11 +112,62 @@ def build(
             _save(model, weights, run, tokenizer, folder / revision)
 
 
+def prepare(seed: int) -> None:
+    """Make training quiet, and the same every time."""
+    # Notes about missing GPU kernels and bars for files of a megabyte would fill the rule's log.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.manual_seed(seed)
+
+
+def train_on(run: MixedRun, parent: Path, corpus: Path, output: Path) -> None:
+    """Train a model of the zoo on under chosen shares of the domains.
+
+    Args:
+        run: how, from :func:`klmap.zoo_runs.mixed`.
+        parent: the folder of the model itself, not of its run; its tokenizer is in it.
+        corpus: the folder of the training texts.
+        output: the Hugging Face folder to write.
+
+    Raises:
+        InputError: a folder is not what it should be, or the corpus lacks a domain.
+    """
+    prepare(run.seed)
+    model = _load(parent)
+    batch = sequences(run, corpus, parent, run.steps)
+    for _, weights in _train(model, run, batch, Scale()):
+        with atomic(output) as folder:
+            _save(model, weights, run, parent, folder)
+
+
+def shares(run: Run, domains: Sequence[str]) -> dict[str, float]:
+    """The share of every domain of the corpus in what a run reads.
+
+    Raises:
+        InputError: the run asks for a domain that the corpus lacks.
+    """
+    even = 1 / len(domains)
+    if isinstance(run, MixedRun):
+        if strange := sorted({domain for domain, _ in run.mixture} - set(domains)):
+            raise InputError(
+                f"{run.name}: the corpus has no domain {', '.join(strange)}; it has "
+                f"{', '.join(domains)}"
+            )
+        return dict.fromkeys(domains, 0.0) | dict(run.mixture)
+    if run.domain is None:
+        return dict.fromkeys(domains, even)
+    return {
+        domain: (1 - DOMINANCE) * even + DOMINANCE * (domain == run.domain) for domain in domains
+    }
+
+
 def sequences(run: Run, corpus: Path, tokenizer: Path, steps: int) -> torch.Tensor:
     """What a run reads: one packed sequence per step, the domains in steady alternation.
 
     Args:
-        run: decides the domain that dominates; nothing else of it matters here.
+        run: decides the shares of the domains; nothing else of it matters here.
         corpus: the folder of the training texts.
         tokenizer: the folder of the tokenizer.
         steps: number of sequences.
@@ -130,13 +176,7 @@ def sequences(run: Run, corpus: Path, tokenizer: Path, steps: int) -> torch.Tens
         (steps, CONTEXT) int64 token ids; every passage begins with the separator.
     """
     documents = read_corpus(corpus)
-    even = 1 / len(documents)
-    share = {
-        domain: even
-        if run.domain is None
-        else (1 - DOMINANCE) * even + DOMINANCE * (domain == run.domain)
-        for domain in documents
-    }
+    share = shares(run, list(documents))
     # A fine-tune reads passages its parent has not seen: another order, the same for all of them.
     order = "fine-tuning" if run.parents else "training"
     passages = {
@@ -318,6 +358,9 @@ def _card(run: Run) -> str:
     lines.append("")
     if run.is_merge:
         lines.append(f"The average of the weights of {' and '.join(run.parents)}.")
+    elif isinstance(run, MixedRun):
+        parts = [f"{100 * share:.3g} % `{domain}`" for domain, share in run.mixture if share > 0]
+        lines.append(f"{run.parents[0]} trained on under the mixture {', '.join(parts)}.")
     elif run.parents:
         lines.append(f"{run.parents[0]} trained on towards the domain `{run.domain}`.")
     else:

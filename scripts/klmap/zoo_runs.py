@@ -6,7 +6,7 @@ Standard library only: the workflow reads this table every time it starts. Train
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -70,6 +70,17 @@ class Run:
         )
 
 
+@dataclass(frozen=True)
+class MixedRun(Run):
+    """A run whose share of every domain is told, instead of one domain that it leans towards.
+
+    Attributes:
+        mixture: domains and their shares, with the sum 1; no other domain is read.
+    """
+
+    mixture: tuple[tuple[str, float], ...] = ()
+
+
 def locate(identifier: str, revision: str | None = None) -> tuple[str, str]:
     """The run and the revision folder behind a demo id.
 
@@ -130,11 +141,36 @@ def _tuned(parent: Run, label: str, checkpoints: tuple[int, ...] = ()) -> Run:
         parent,
         name=f"{parent.family}-{label}",
         domain=LABELS[label],
-        steps=45,
-        learning_rate=parent.learning_rate / 8,
+        steps=TUNING_STEPS,
+        learning_rate=parent.learning_rate / TUNING_DIVISOR,
         checkpoints=checkpoints,
         parents=(parent.name,),
     )
+
+
+def mixed(parent: Run, name: str, mixture: Mapping[str, float], revision: str = MAIN) -> MixedRun:
+    """A run trained on, as fine-tunes are, under chosen shares of the domains.
+
+    Args:
+        parent: where it starts.
+        name: of the new run.
+        mixture: domains and their shares, with the sum 1.
+        revision: which revision of the parent.
+    """
+    root = parent
+    while root.parents:
+        root = RUNS[root.parents[0]]
+    settings = {
+        **vars(parent),
+        "name": name,
+        "domain": None,
+        "steps": TUNING_STEPS,
+        "learning_rate": root.learning_rate / TUNING_DIVISOR,
+        "checkpoints": (),
+        "parents": (parent.name if revision == MAIN else f"{parent.name}@{revision}",),
+        "mixture": tuple(mixture.items()),
+    }
+    return MixedRun(**settings)
 
 
 def _merged(name: str, first: Run, second: Run) -> Run:
@@ -150,8 +186,17 @@ def _merged(name: str, first: Run, second: Run) -> Run:
     )
 
 
+TUNING_STEPS = 45
+TUNING_DIVISOR = 8
+"""Steps of a fine-tune, and its learning rate as a part of its base's."""
+
 LABELS = {"code": "python", "prose": "docstrings", "headers": "headers", "legal": "licences"}
 """The dominant domain behind each label in a fine-tune's name."""
+
+DOMAINS = (
+    "cython", "descriptions", "docstrings", "headers", "javascript", "licences", "python",
+)  # fmt: skip
+"""All domains of the corpus."""
 
 _GPT2 = _base("gpt2", "gpt2", "bytelevel", (150, 180, 210))
 _LLAMA = _base("llama", "llama", "sentencepiece", (150, 180, 210))
@@ -187,6 +232,9 @@ _LATER = (
     *(_tuned(_GPT2, "legal"), _tuned(_NEOX, "legal"), _tuned(_MAMBA, "legal")),
     # Enough checkpoints to see how training moves.
     _base("gpt2", "gpt2", "bytelevel", tuple(range(60, 240, 20)), seed=3),
+    # Where each domain alone leads, and a model whose mixture is known.
+    *(mixed(_GPT2, f"gpt2-probe-{domain}", {domain: 1.0}) for domain in DOMAINS),
+    mixed(_GPT2, "gpt2-mixed", {"python": 0.5, "licences": 0.3, "docstrings": 0.2}),
 )
 """Models that the demo does not map, to be added to its map."""
 
