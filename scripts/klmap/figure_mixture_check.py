@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from klmap import charts, style
 from klmap.log import logger
-from klmap.scorer_mixture import BASE, FOUND, UNIFORM, Check
+from klmap.mixture_check import BASE, FOUND, UNIFORM, Check
 
 MOST_PLANS = 12
 """Plans that the figure has room for; the table has all."""

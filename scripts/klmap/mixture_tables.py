@@ -1,14 +1,12 @@
-"""Tables of the mixtures that were found, and weights read back from them."""
+"""Tables of the mixtures that were found."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-from klmap.errors import InputError
-from klmap.files import read_tsv, write_tsv
+from klmap.files import write_tsv
 from klmap.mixture import PROBES, Mixture
 
 WEIGHT_COLUMNS = ("plan", "domain", "weight", "low", "high", "known", "probe")
@@ -17,12 +15,6 @@ PLAN_COLUMNS = (
     "length_unit", "kl", "kl_se", "kl_end", "kl_end_se", "noise_floor", "note",
 )  # fmt: skip
 PATH_COLUMNS = ("plan", "step", "length", "domain", "kl", "kl_se")
-
-Kind = Literal["found", "uniform"]
-"""Under which weights a base is trained on: those of the table, or equal ones."""
-
-LENGTH_UNITS = {PROBES: "probes"}
-_OF_TEXTS = "bits/byte"
 
 
 def write(folder: Path, mixtures: Sequence[Mixture]) -> None:
@@ -36,7 +28,7 @@ def write(folder: Path, mixtures: Sequence[Mixture]) -> None:
 
 def length_unit(directions: str) -> str:
     """In what the length of a way is counted."""
-    return LENGTH_UNITS.get(directions, _OF_TEXTS)
+    return "probes" if directions == PROBES else "bits/byte"
 
 
 def _weights(each: Mixture) -> Iterator[tuple[str | float | None, ...]]:
@@ -69,36 +61,3 @@ def _path(each: Mixture) -> Iterator[tuple[str | float | None, ...]]:
 def _known(value: float) -> float | None:
     """The number, or None, an empty cell, where there is none."""
     return None if math.isnan(value) else value
-
-
-def read_weights(path: Path, plan: str, kind: Kind = "found") -> dict[str, float]:
-    """The share of every domain under which a base is to be trained on.
-
-    Args:
-        path: weights.tsv.
-        plan: name of the plan.
-        kind: the weights that were found, or equal ones of the same domains.
-
-    Returns:
-        Shares by domain, with the sum 1.
-
-    Raises:
-        InputError: the table is broken, or has no weights for the plan.
-    """
-    rows = [row for row in read_tsv(path) if row.get("plan") == plan]
-    try:
-        found = {row["domain"]: float(row["weight"]) for row in rows}
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: {error}; remove it and run again") from None
-    if not found:
-        raise InputError(f"{path}: no plan {plan!r}; run mixture again")
-    if kind == "uniform":
-        return dict.fromkeys(found, 1 / len(found))
-    total = math.fsum(found.values())
-    if not total > 0:
-        raise InputError(
-            f"{path}: every mixture of {plan!r} leads away from its target, so there is nothing "
-            f"to train under; set analyses.mixture.plans.{plan}.check to false"
-        )
-    # The table holds six digits.
-    return {domain: weight / total for domain, weight in found.items()}

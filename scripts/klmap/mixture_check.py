@@ -1,8 +1,8 @@
 """The check of a mixture: how near to the target a model comes that is trained under it.
 
-The models of the check are scored as their base is, and compared with the target by the KL of the
-map, clipped where the map clips (Oyama et al. 2025, section 3). They are on no map: all that is
-asked of them is one distance. The check is klmap's own.
+The base is trained on twice for as long as a probe, under the mixture that was found and under
+equal weights (``zoo_mixture``), and both are compared with the target by the KL of the map, clipped
+where the map clips (Oyama et al. 2025, section 3). The check is klmap's own.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from klmap import geometry, mixture, mixture_tables, resolve, scorer, scorer_job
+from klmap import geometry, mixture
 from klmap.arrays import Floats
-from klmap.cards import write_card
-from klmap.config import fingerprint
 from klmap.errors import InputError
-from klmap.files import read_json, write_tsv
+from klmap.files import write_tsv
 from klmap.gathered import Gathered
 from klmap.geometry import nats_per_unit
 from klmap.log import logger
 from klmap.mixture import PROBES, Plan
+from klmap.mixture_weights import read_weights
 from klmap.store_score import read_score
 
 COLUMNS = ("plan", "kind", "kl", "se", "expected", "nearer", "nearer_se", "noise_floor")
@@ -33,6 +31,8 @@ COLUMNS = ("plan", "kind", "kl", "se", "expected", "nearer", "nearer_se", "noise
 BASE, UNIFORM, FOUND = "base", "uniform", "found"
 KINDS = (BASE, UNIFORM, FOUND)
 """Which models are compared with the target: the base, and two that are trained on from it."""
+
+Trained = Mapping[str, Mapping[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -80,58 +80,14 @@ class Check:
     @property
     def is_nearer(self) -> bool:
         """Whether the mixture that was found ended nearer to the target than the uniform one."""
-        return self.ends[2].kl < self.ends[1].kl
+        return self.ends[KINDS.index(FOUND)].kl < self.ends[KINDS.index(UNIFORM)].kl
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How the models of the check are scored.
-
-    Attributes:
-        texts: texts.jsonl.
-        manifest: texts.json.
-        spec: settings of the base's score.
-        folder: where cards and scores are put.
-        threads: CPU threads.
-    """
-
-    texts: Path
-    manifest: Path
-    spec: Mapping[str, Any]
-    folder: Path
-    threads: int = 1
-
-    def loglik(self, name: str, model: Path) -> tuple[Floats, float]:
-        """Score a model.
-
-        Args:
-            name: what it is called.
-            model: its Hugging Face folder.
-
-        Returns:
-            (N,) log-likelihoods in nats, and their RMS numerical error, NaN if unknown.
-
-        Raises:
-            PermanentFailure: it cannot be scored.
-        """
-        card = self.folder / "cards" / f"{name}.json"
-        write_card(card, resolve.resolve(name, folder=model))
-        spec = {**self.spec, "id": name, "revision": None, "layers": None}
-        job = scorer_job.Job(
-            card, model, self.texts, self.manifest, name, spec,
-            self.folder / "scores" / f"{name}.{fingerprint(spec)}.h5", threads=self.threads,
-        )  # fmt: skip
-        scorer.score(job)
-        found = read_score(job.output)
-        noise = found.attributes.get("noise_nats")
-        return found.loglik, math.nan if noise is None else float(noise)
-
-
-def read_models(models: str) -> dict[str, dict[str, Path]]:
+def read_trained(trained: str) -> Trained:
     """The trained models of each plan.
 
     Args:
-        models: JSON, ``{"plan": {"found": folder, "uniform": folder}}``.
+        trained: JSON, ``{"plan": {"found": folder, "uniform": folder}}``.
 
     Raises:
         InputError: it is another JSON.
@@ -139,7 +95,7 @@ def read_models(models: str) -> dict[str, dict[str, Path]]:
     try:
         return {
             str(plan): {kind: Path(kinds[kind]) for kind in (UNIFORM, FOUND)}
-            for plan, kinds in json.loads(models).items()
+            for plan, kinds in json.loads(trained).items()
         }
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
@@ -147,48 +103,28 @@ def read_models(models: str) -> dict[str, dict[str, Path]]:
         ) from None
 
 
-def check(
-    found: Gathered,
-    plans: Sequence[Plan],
-    weights: Path,
-    trained: Mapping[str, Mapping[str, Path]],
-    scoring: Scoring,
-) -> list[Check]:
-    """Score what was trained, and compare it with the targets.
+def check(found: Gathered, plans: Sequence[Plan], weights: Path, trained: Trained) -> list[Check]:
+    """Compare what was trained with the targets.
 
     Args:
         found: the models, on the map and off it.
         plans: the questions that are checked.
         weights: weights.tsv.
-        trained: for each plan the folder of each kind of model.
-        scoring: how.
+        trained: for each plan the folder of each kind of model, its score in it.
 
     Raises:
-        InputError: a plan lacks its models, or the texts are not those of the matrix.
-        PermanentFailure: a model cannot be scored.
+        InputError: a plan lacks its models, or a score is missing or of other texts.
     """
-    sha256 = str(read_json(scoring.manifest).get("sha256"))
-    if sha256 != found.parts[0].texts_sha256:
-        raise InputError(
-            f"{scoring.manifest}: not of the texts of {found.parts[0].path}; remove the matrix "
-            "and run again"
-        )
-    return [_check(found, plan, weights, trained, scoring) for plan in plans]
+    return [_check(found, plan, weights, trained) for plan in plans]
 
 
-def _check(
-    found: Gathered,
-    plan: Plan,
-    weights: Path,
-    trained: Mapping[str, Mapping[str, Path]],
-    scoring: Scoring,
-) -> Check:
+def _check(found: Gathered, plan: Plan, weights: Path, trained: Trained) -> Check:
     if plan.name not in trained:
         raise InputError(f"--trained: no models of the plan {plan.name!r}")
     rows = found.loglik((plan.target, plan.base))
     noise = [float(found.noise[plan.target]), float(found.noise[plan.base])]
     for kind in KINDS[1:]:
-        loglik, error = scoring.loglik(f"{plan.name}-{kind}", trained[plan.name][kind])
+        loglik, error = _scored(trained[plan.name][kind], found)
         rows = np.vstack([rows, np.maximum(loglik, found.clip_threshold)])
         noise.append(error)
     xi = mixture.centred(rows)
@@ -203,15 +139,28 @@ def _check(
         )
         for number, kind in enumerate(KINDS)
     )
-    made = Check(
-        plan.name, found.models[plan.base].model, found.models[plan.target].model,
-        mixture_tables.read_weights(weights, plan.name), ends,
-    )  # fmt: skip
     logger.info(
         "%s: KL to the target %.4f of the base, %.4f under uniform weights, %.4f under the "
         "weights that were found", plan.name, *(end.kl for end in ends),
     )  # fmt: skip
-    return made
+    return Check(
+        plan.name, found.models[plan.base].model, found.models[plan.target].model,
+        read_weights(weights, plan.name), ends,
+    )  # fmt: skip
+
+
+def _scored(folder: Path, found: Gathered) -> tuple[Floats, float]:
+    """(N,) log-likelihoods of a trained model, nats, and their error, NaN if unknown."""
+    scores = sorted(folder.glob("*.h5"))
+    if len(scores) != 1:
+        raise InputError(f"{folder}: {len(scores)} score files instead of one; remove the folder")
+    score = read_score(scores[0])
+    if score.texts_sha256 != found.parts[0].texts_sha256:
+        raise InputError(
+            f"{scores[0]}: of other texts than {found.parts[0].path}; remove {folder} and run again"
+        )
+    noise = score.attributes.get("noise_nats")
+    return score.loglik, math.nan if noise is None else float(noise)
 
 
 def _expected(found: Gathered, plan: Plan, weights: Path, kind: str) -> float:
@@ -221,7 +170,7 @@ def _expected(found: Gathered, plan: Plan, weights: Path, kind: str) -> float:
         return mixture.kl_of(away, found.mean_bytes)[0]
     if plan.directions != PROBES:
         return math.nan
-    named = mixture_tables.read_weights(weights, plan.name, "found" if kind == FOUND else "uniform")
+    named = read_weights(weights, plan.name, "found" if kind == FOUND else "uniform")
     shares = np.array([named[domain] for domain in plan.domains])
     return mixture.kl_of(away - shares @ directions, found.mean_bytes)[0]
 
