@@ -23,6 +23,7 @@ from sklearn.neighbors import NearestNeighbors
 from klmap import (
     conventions,
     explorer_data,
+    explorer_ways,
     files,
     geometry,
     layout,
@@ -409,3 +410,30 @@ def _write_layout(
         ("model", "x", "y", "major", "minor", "angle"),
         [[row[0], *map(float, row[1:])] for row in rows],
     )
+
+
+def write_ways(made: MapFiles, folder: Path) -> list[Path]:
+    """Tables of ways: two edits of every model, and a mixture of one that is off the map."""
+    places = layout.read_layout(made.path("layout.tsv"), made.models)
+    lines: list[tuple[Any, ...]] = []
+    for name, right, up in (("polite", 6.0, 2.0), ("german", -4.0, 5.0)):
+        for row, place in enumerate(places):
+            ends = ((place.x, place.y), (place.x + right, place.y + up))
+            for step, (x, y) in enumerate(ends):
+                words = f"{name}: 0.{row:02d} bits/byte away" if step else "prompts as they are"
+                lines.append((name, place.model, step, x, y, words))
+    files.write_tsv(folder / "prompts" / "ways.tsv", explorer_ways.COLUMNS, lines)
+    path = [
+        ("code", "org--elsewhere", step, 3.0 * step, 2.0 * step**2, f"step {step}")
+        for step in range(4)
+    ]
+    files.write_tsv(folder / "mixture" / "ways.tsv", explorer_ways.COLUMNS, path)
+    return [folder / name / "ways.tsv" for name in ("prompts", "mixture")]
+
+
+def add_column(made: MapFiles, path: Path, name: str, cells: Sequence[str]) -> Path:
+    """models.tsv with a column more."""
+    rows = files.read_tsv(made.path("models.tsv"))
+    lines = [(*row.values(), cell) for row, cell in zip(rows, cells, strict=True)]
+    files.write_tsv(path, (*rows[0], name), lines)
+    return path

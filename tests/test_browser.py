@@ -17,7 +17,16 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from klmap import explorer, files, store
 from klmap.explorer_arrays import packed
-from tests.pagefiles import HOSTILE, TASKS, MapFiles, write_map, write_scores, write_selection
+from tests.pagefiles import (
+    HOSTILE,
+    TASKS,
+    MapFiles,
+    add_column,
+    write_map,
+    write_scores,
+    write_selection,
+    write_ways,
+)
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
@@ -435,6 +444,164 @@ def test_an_estimate_says_so_and_how_good_it_is(
     )
     assert "holds no distance for this pair" in bare.locator("#selection").inner_text()
     assert "@kl" not in bare.locator("#color").inner_html()
+
+
+@pytest.fixture(scope="module")
+def with_ways(made: MapFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ways")
+    return write(folder, made.payload(ways_paths=write_ways(made, folder)))
+
+
+def test_ways_are_drawn_for_the_group_that_is_chosen(
+    page: Page, visit: Open, with_ways: Path
+) -> None:
+    assert page.locator("#way").count() == 0
+    page = visit(with_ways)
+    groups = page.locator("#way optgroup").evaluate_all(
+        "all => all.map((one) => [one.label, [...one.children].map((option) => option.text)])"
+    )
+    assert groups == [["Edit of the prompt", ["polite", "german"]], ["Mixture", ["code"]]]
+    assert page.locator("#way").input_value() == ""
+    assert (shown(page, "ways"), shown(page, "ends")) == (0, 0)
+    page.select_option("#way", "prompts/german")
+    assert (shown(page, "ways"), shown(page, "ends")) == (40, 40)
+    note = page.locator("#way-note").inner_text()
+    assert note.startswith("Edit of the prompt: german")
+    assert "where a model would stand if its prompts were edited." in note
+    page.locator("#way-note .term").hover()
+    assert "no measure of the shift" in page.locator("#tip").inner_text()
+    entry = page.locator(".entry").first
+    count = int(entry.locator(".count").inner_text())
+    entry.click()
+    assert shown(page, "ways") == 40 - count
+    page.get_by_text("Show all", exact=True).click()
+    page.select_option("#way", "mixture/code")
+    assert (shown(page, "ways"), shown(page, "ends")) == (1, 2)
+    page.select_option("#way", "")
+    assert (shown(page, "ways"), shown(page, "ends")) == (0, 0)
+    assert page.locator("#way-note").inner_text() == ""
+
+
+def test_a_way_says_where_it_leads_and_selects_its_model(
+    made: MapFiles, visit: Open, with_ways: Path
+) -> None:
+    page = visit(with_ways, "#ways=prompts%2Fpolite")
+    page.wait_for_timeout(200)
+    name = lonely_end(page, made, (6, 2))
+    row = row_of(made, name)
+    start, scale = page.evaluate("name => klmap.where(name)", name), page.evaluate("klmap.scales()")
+    for share in (0.97, 0.7):
+        page.mouse.move(start["x"] + share * 6 / scale["x"], start["y"] - share * 2 / scale["y"])
+        page.locator("#tip").wait_for()
+        tip = page.locator("#tip").inner_text().split("\n")
+        label = f"polite: 0.{row:02d} bits/byte away"
+        assert tip == [name, "Edit of the prompt: polite", label]
+    page.mouse.click(start["x"] + 0.9 * 6 / scale["x"], start["y"] - 0.9 * 2 / scale["y"])
+    until(page, "name => klmap.selected().includes(name)", name)
+    assert f"Edit of the prompt: polite {label}" in page.locator("#selection").inner_text()
+    page.keyboard.press("Escape")
+    page.mouse.move(640, 795)
+    page.mouse.move(start["x"], start["y"])
+    page.locator("#tip").wait_for()
+    assert f"Edit of the prompt: polite: {label}" in page.locator("#tip").inner_text()
+
+
+def lonely_end(page: Page, made: MapFiles, way: tuple[float, float]) -> str:
+    """A model whose way, all alike, ends far from every point and from the ways of others."""
+    names = [model.model for model in made.models]
+    places = page.evaluate("names => names.map((name) => klmap.where(name))", names)
+    points = np.array([[place["x"], place["y"]] for place in places])
+    scale = page.evaluate("klmap.scales()")
+    step = np.array([way[0] / scale["x"], -way[1] / scale["y"]])
+    room = []
+    for row, point in enumerate(points):
+        others = np.delete(points, row, axis=0)
+        apart = [
+            np.hypot(*(point + own * step - others - other * step).T).min()
+            for own in (0.7, 0.9, 0.97)
+            for other in np.linspace(0, 1, 21)
+        ]
+        room.append(min(apart))
+    assert max(room) > 15
+    return names[int(np.argmax(room))]
+
+
+def test_the_link_holds_the_ways_and_takes_no_others(
+    made: MapFiles, visit: Open, with_ways: Path
+) -> None:
+    page = visit(with_ways)
+    page.select_option("#way", "prompts/polite")
+    until(page, "location.hash.includes('ways=prompts%2Fpolite')")
+    again = visit(with_ways, page.evaluate("location.hash"))
+    assert again.locator("#way").input_value() == "prompts/polite"
+    assert shown(again, "ways") == 40
+    again.evaluate("location.hash = 'ways=__proto__'")
+    until(again, "klmap.shown('ways') === 0")
+    assert again.locator("#way").input_value() == ""
+    assert visit(made.path("map.html"), "#ways=prompts%2Fpolite").evaluate("klmap.models") == 40
+
+
+def test_the_map_makes_room_for_ways_that_lead_out_of_it(visit: Open, with_ways: Path) -> None:
+    page = visit(with_ways)
+    before = page.evaluate("klmap.scales().x")
+    page.select_option("#way", "prompts/polite")
+    until(page, "before => klmap.scales().x > before * 1.005", before)
+    page.select_option("#way", "")
+    until(page, "before => Math.abs(klmap.scales().x / before - 1) < 1e-9", before)
+
+
+def test_hostile_ways_are_shown_as_they_are(made: MapFiles, visit: Open, tmp_path: Path) -> None:
+    paths = write_ways(made, tmp_path)
+    rows = files.read_tsv(paths[1])
+    lines = [(HOSTILE[0], HOSTILE[1], *list(row.values())[2:5], HOSTILE[0]) for row in rows]
+    files.write_tsv(paths[1], list(rows[0]), lines)
+    page = visit(write(tmp_path, made.payload(ways_paths=paths)))
+    title = page.evaluate("document.title")
+    page.select_option("#way", f"mixture/{HOSTILE[0]}")
+    assert page.locator("#way-note .term").inner_text() == f"Mixture: {HOSTILE[0]}"
+    assert page.evaluate(OWNED) == [title, None, 0]
+
+
+def test_models_of_another_kind_of_likelihood_are_marked_and_can_be_coloured(
+    made: MapFiles, page: Page, visit: Open, tmp_path: Path
+) -> None:
+    assert page.locator("#color option[value=likelihood]").count() == 0
+    near = files.read_tsv(made.path("neighbors.tsv"))[0]
+    rows = [row_of(made, near[key]) for key in ("model", "neighbor")]
+    kinds = ["masked" if row == rows[1] else "causal" for row in range(40)]
+    path = add_column(made, tmp_path / "mixed.tsv", "likelihood", kinds)
+    page = visit(write(tmp_path / "mixed", made.payload(models_path=path)))
+    assert "no KL divergences" in page.locator("#about").inner_text()
+    page.select_option("#color", "likelihood")
+    assert page.locator("#entries .label").all_inner_texts() == ["causal", "masked"]
+    page.fill("#search", near["model"])
+    page.keyboard.press("Enter")
+    chips = page.locator("ol.near li").filter(has_text="no KL").locator(".name")
+    assert [chip.get_attribute("title") for chip in chips.all()] == [near["neighbor"]]
+    page.locator("ol.near .pairing").first.click()
+    assert page.locator("#selection .chip", has_text="no KL").count() == 1
+    assert "masked" in page.locator("#selection .identity").inner_text()
+    path = add_column(made, tmp_path / "same.tsv", "likelihood", ["masked"] * 40)
+    page = visit(write(tmp_path / "same", made.payload(models_path=path)))
+    assert page.locator("#color option[value=likelihood]").count() == 0
+    click(page, apart(page, made, 1)[0])
+    assert "masked" in page.locator("#selection .identity").first.inner_text()
+    assert page.locator("#selection .chip", has_text="no KL").count() == 0
+
+
+def test_of_responses_the_page_says_whose_bytes_they_are(
+    made: MapFiles, visit: Open, tmp_path: Path
+) -> None:
+    manifest = files.read_json(made.path("texts.json"))
+    files.write_json(tmp_path / "texts.json", {**manifest, "template": "none"})
+    page = visit(write(tmp_path, made.payload(manifest_path=tmp_path / "texts.json")))
+    name = apart(page, made, 1)[0]
+    click(page, name)
+    panel = page.locator("#selection").inner_text()
+    assert "± error in bits per byte of the response" in panel
+    assert "bits per byte of the response\t" in panel
+    page.locator("ol.near .pairing").first.click()
+    assert page.locator("#pair-kl").inner_text().endswith("bits per byte of the response")
 
 
 def test_switches_show_lineage_runs_and_ellipses(page: Page, made: MapFiles) -> None:
