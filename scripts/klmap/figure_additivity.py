@@ -59,10 +59,11 @@ def draw(some: Edited, sums: Sequence[Sum], texts: str) -> Figure:
     known = [item for item in sums if len(item.rows)]
     shown = known[:MOST_SUMS]
     rows = {int(row) for item in shown for row in item.rows}
+    models = len(rows) if shown else int(some.under.any(axis=0).sum())
     count = len(known)
     told = f"{count:,} composed edit{'s' if count != 1 else ''}"
     told += f", the first {MOST_SUMS} drawn" if count > MOST_SUMS else ""
-    subject = f"{style.subject(len(rows), some.texts, texts)} · {told}"
+    subject = f"{style.subject(models, some.texts, texts)} · {told}"
     if not shown:
         figure = style.new_figure(_WIDTH, 3.2, _HEADING, subject)
         charts.nothing(style.add_axes(figure, 0.3, 0.4, 0.3, 1), _NOTHING)
@@ -109,7 +110,7 @@ def _sizes(axes: Axes, sums: Sequence[Sum], colors: Sequence[str]) -> None:
     if not every.size:
         charts.message(axes, "Nothing moves.")
         return
-    low, high = float(every.min()) / 1.5, float(every.max()) * 1.5
+    low, high = float(every.min()) / 2.3, float(every.max()) * 2.3
     axes.plot([low, high], [low, high], color=style.INK, linewidth=0.8, zorder=1)
     many = max(len(item.rows) for item in sums) > MOST_DOTS
     for item, color in zip(sums, colors, strict=True):

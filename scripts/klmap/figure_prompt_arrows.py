@@ -27,6 +27,7 @@ MOST_LARGE = 150
 _HEADING = "Where edits of the prompt move the models"
 _WIDTH, _LEGEND, _LEFT, _TOP, _FOOT, _GAP, _TITLE = 11.0, 1.95, 0.3, 0.95, 0.95, 0.14, 0.46
 _LINE = 168
+_HIGHEST = 5.0
 _TYPICAL = 0.06
 _FACTORS = (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000)
 
@@ -58,6 +59,7 @@ def draw(some: Edited, planes: Planes, texts: str) -> Figure:
     every = every[np.isfinite(every).all(axis=2)]
     reach = np.ptp(every, axis=0)
     high = wide * min(max(reach[1] / reach[0] if reach[0] > 0 else 1.0, 0.5), 0.9)
+    high = min(high, _HIGHEST)
     grid = lines * (high + _TITLE)
     height = _TOP + max(grid, _TITLE + 0.5 + 0.22 * len(legend)) + _FOOT
     cut = f", the first {panels} drawn" if panels < count else ""

@@ -88,7 +88,8 @@ def draw(some: Edited, edits: Sequence[Edit], cosines: Sequence[Cosine], texts: 
     _gains(axes(margin + sizes + 0.47, gains, above), shown, each)
     if side:
         _matrix(axes(_WIDTH - 0.75 - side, side, above), cosines, shown, names)
-    wide = min(0.62 * len(domains), 5.0)
+    # Its title needs three inches and a half.
+    wide = min(max(0.62 * len(domains), 3.5), 5.0)
     if domains:
         _domains(axes(margin, wide, low), some, shown, names, domains)
     if any(len(edit.rows) > 1 for edit in shown):
