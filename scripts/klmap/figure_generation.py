@@ -41,7 +41,7 @@ _BAND = "#e5e7eb"
 _FACTOR = 2.0
 _TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 30, "weight": "bold"}
 _SIDE, _LEGEND = 3.75, 2.5
-_LEFT, _BOTTOM, _TOP, _GAP = 0.8, 1.45, 1.5, 0.9
+_LEFT, _BOTTOM, _TOP, _GAP, _LINE = 0.8, 0.85, 1.5, 0.9, 0.14
 _NOTE = (
     "Across: mean of log p - log q over responses that p wrote, mean of both directions.\n"
     "Map: half the variance over the text set of the difference of two log-likelihoods; on what "
@@ -50,7 +50,8 @@ _NOTE = (
     "samples of the pairs. Left out: what is not above 0."
 )
 _NOTE_MAUVE = (
-    "\nMAUVE (Pillutla et al. 2021): of hidden states of the first model of a pair (klmap's own)."
+    "\nMAUVE (Pillutla et al. 2021): from hidden states of the first model of a pair (klmap's own)."
+    " With some hundred texts of each model it is a coarse number."
 )
 
 
@@ -73,19 +74,20 @@ def draw(found: Generation, texts: str) -> Figure:
     count = max(len(panels), 2)
     width = _LEFT + count * _SIDE + (count - 1) * _GAP + _LEGEND
     note = _NOTE + (_NOTE_MAUVE if "mauve" in panels else "")
-    height = _BOTTOM + _SIDE + _TOP
+    bottom = _BOTTOM + _LINE * note.count("\n")
+    height = bottom + _SIDE + _TOP
     figure = style.new_figure(
         width, height, "Estimated KL against the KL of what models write",
         _subject(found, texts), note,
     )  # fmt: skip
     if not panels:
-        axes = style.add_axes(figure, _LEFT, _BOTTOM, _LEGEND, _TOP)
+        axes = style.add_axes(figure, _LEFT, bottom, _LEGEND, _TOP)
         charts.nothing(axes, "No pair of models has samples with a KL above zero.")
         return figure
     limits = _limits(known, panels)
     for place, name in enumerate(panels):
         left = _LEFT + place * (_SIDE + _GAP)
-        axes = style.add_axes(figure, left, _BOTTOM, width - left - _SIDE, _TOP)
+        axes = style.add_axes(figure, left, bottom, width - left - _SIDE, _TOP)
         axes.set_title(TITLES[name], **_TITLE)
         _panel(axes, [pair for pair in known if _is_shown(pair, name)], name, limits)
         _corner(axes, found.summary(name))
@@ -131,27 +133,22 @@ def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, fl
         axes.fill_between(ends, ends / _FACTOR, ends * _FACTOR, color=_BAND, linewidth=0, zorder=0)
         axes.plot(ends, ends, color=style.MUTED, linewidth=1, zorder=1)
     many = len(pairs) >= MANY
-    for pair in pairs:
-        color, hollow = COLORS[pair.relation], pair.scored_as == TEXT
-        x, y = pair.sampled.bits.kl, pair.quantity(name)
-        se = {"map": pair.estimate.bits.se, "own": pair.own.bits.se}.get(name, math.nan)
-        axes.errorbar(
-            [x], [y], xerr=_bar(x, pair.sampled.bits.se), yerr=_bar(y, se), fmt="none",
-            ecolor=color, zorder=2, elinewidth=0.6 if many else 1.0, alpha=0.2 if many else 0.6,
-        )  # fmt: skip
-        axes.plot(
-            [x], [y], _MARKERS[pair.relation], markersize=3.5 if many else 6.5, zorder=3,
-            markerfacecolor="white" if hollow else color,
-            markeredgecolor=color if hollow else "white",
-            markeredgewidth=1.2 if hollow else 0.3 if many else 0.8,
-            alpha=0.7 if many else 1.0,
-        )  # fmt: skip
+    for relation in RELATIONS:
+        for hollow in (False, True):
+            some = [
+                pair for pair in pairs
+                if pair.relation == relation and (pair.scored_as == TEXT) == hollow
+            ]  # fmt: skip
+            if some:
+                _points(axes, some, name, COLORS[relation], hollow, many)
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.set_xlabel("KL from samples, bits/byte", size=8.5)
     axes.set_ylabel(LABELS[name], size=8.5)
     if name == "mauve":
-        axes.set_ylim(0, 1.03)
+        lowest = max(math.floor(10 * min(pair.mauve for pair in pairs) - 0.5) / 10, 0)
+        margin = 0.03 * (1 - lowest)
+        axes.set_ylim(lowest - margin, 1 + margin)
     else:
         axes.set_yscale("log")
         axes.set_ylim(*limits)
@@ -163,15 +160,42 @@ def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, fl
     style.graph(axes)
 
 
-def _bar(value: float, error: float) -> Any:
-    """Ends of an error bar; one that reaches 0 would have none on a logarithmic axis."""
-    return None if math.isnan(error) else [[min(error, 0.95 * value)], [error]]
+def _points(
+    axes: Axes, pairs: Sequence[Pair], name: str, color: str, hollow: bool, many: bool
+) -> None:
+    """Pairs that look alike, with their error bars."""
+    x = np.array([pair.sampled.bits.kl for pair in pairs])
+    y = np.array([pair.quantity(name) for pair in pairs])
+    across = np.array([pair.sampled.bits.se for pair in pairs])
+    up = np.array([_error(pair, name) for pair in pairs])
+    # On a logarithmic axis a bar that reaches 0 would have no end.
+    bars = [
+        [np.minimum(error, 0.95 * values), error]
+        for values, error in ((x, np.nan_to_num(across)), (y, np.nan_to_num(up)))
+    ]
+    axes.errorbar(
+        x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=color, zorder=2,
+        elinewidth=0.6 if many else 1.0, alpha=0.2 if many else 0.6,
+    )  # fmt: skip
+    axes.plot(
+        x, y, _MARKERS[pairs[0].relation], markersize=3.5 if many else 6.5, zorder=3,
+        markerfacecolor="white" if hollow else color,
+        markeredgecolor=color if hollow else "white",
+        markeredgewidth=(0.6 if many else 1.2) if hollow else (0.3 if many else 0.8),
+        alpha=0.7 if many else 1.0,
+    )  # fmt: skip
+
+
+def _error(pair: Pair, name: str) -> float:
+    """Standard error of what stands on the vertical axis; NaN where there is none."""
+    return {"map": pair.estimate.bits.se, "own": pair.own.bits.se}.get(name, math.nan)
 
 
 def _corner(axes: Axes, row: Summary) -> None:
     """The correlations with their intervals, below the title of a panel."""
     if row.quantity == "mauve":
-        lines = f"{row.pairs} pairs\ncorrelation of ranks {_words(row.spearman)}"
+        count = f"{row.pairs:,} pair{'s' if row.pairs != 1 else ''}"
+        lines = f"{count}\ncorrelation of ranks {_words(row.spearman)}"
     else:
         lines = (
             f"correlation of logarithms {_words(row.pearson_log)}\nof ranks {_words(row.spearman)}"

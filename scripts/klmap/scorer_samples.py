@@ -202,8 +202,8 @@ def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Sam
     kept = [item for item in written if shared or not item.unreadable]
     if {item.source for item in kept} != {0, 1}:
         raise PermanentFailure(
-            "a model wrote nothing that can be read: every response has bytes that are no "
-            "character; give more tokens: or take the pair out of analyses.generation.pairs"
+            "a model wrote nothing that the other one can read: every response has bytes that are "
+            "no character, or changes the prompt; take the pair out of analyses.generation.pairs"
         )
     score = scorer_written.as_tokens if shared else scorer_written.as_text
     result.loglik, result.steps = score(how, models, readers, kept)

@@ -204,6 +204,7 @@ def describe(result: Samples, kept: Sequence[Written], readers: Sequence[Reader]
     result.n_bytes = np.array([len(item.text.encode()) for item in kept], np.int32)
     result.n_tokens = np.array([len(item.ids) + len(item.end) for item in kept], np.int32)
     result.ended = np.array([bool(item.end) for item in kept])
+    result.features = np.zeros((len(kept), 0), np.float32)
     result.canonical = np.zeros(len(kept), np.bool_)
     for source, reader in enumerate(readers):
         mine = [row for row, item in enumerate(kept) if item.source == source]
