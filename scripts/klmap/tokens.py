@@ -267,15 +267,14 @@ def encode(
     """
     heads = [""] * len(texts) if prompts is None else prompts
     if prompts is None:
-        contents = tokenizer.engine.encode(texts)
-        parted = Parted(contents, [0] * len(texts), [False] * len(texts), "")
+        none = [0] * len(texts), [False] * len(texts)
+        parted = Parted(tokenizer.engine.encode(texts), *none, rule="")
     else:
         parted = tokenizer.engine.encode_pairs(prompts, texts)
-        contents = parted.sequences
     before, after, source = _around(tokenizer, prefix, affixes)
-    bos_id = before[0] if before else -1
-    result = Encoded(bos_id=bos_id, prefix_source=source, boundary_rule=parted.rule)
-    for number, (head, content) in enumerate(zip(heads, contents, strict=True)):
+    result = Encoded(bos_id=before[0] if before else -1, prefix_source=source)
+    result.boundary_rule = parted.rule
+    for number, (head, content) in enumerate(zip(heads, parted.sequences, strict=True)):
         has_bos = prefix == "bos" and bool(before) and content[:1] == before
         front = [] if has_bos else before
         size = len(front) + len(content) + len(after)
@@ -285,8 +284,7 @@ def encode(
         cut = limit is not None and over and overlength == "truncate"
         kept = content[: max(limit - len(front) - len(after), 0)] if cut and limit else content
         begin = parted.first[number]
-        place = len(front) + begin
-        is_left = len(kept) > begin
+        place, is_left = len(front) + begin, len(kept) > begin
         result.sequences.append([*front, *kept, *after] if is_left else [])
         result.first.append(max(place, 1) if head else 1)
         result.n_tokens.append(len(content) - begin - (has_bos and not begin))
@@ -294,7 +292,7 @@ def encode(
         result.crossing.append(is_left and place > 0 and parted.crossing[number])
         result.n_headless += is_left and not place and not has_bos
     whole = [head + text for head, text in zip(heads, texts, strict=True)]
-    result.share_changed = _round_trip(tokenizer.engine, whole, contents)
+    result.share_changed = _round_trip(tokenizer.engine, whole, parted.sequences)
     return result
 
 
