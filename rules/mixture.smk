@@ -52,6 +52,8 @@ rule mixture_train:
         weights=f"{RESULTS}/{{texts}}/mixture/weights.tsv",
         base=on_mixture(plan_prompts.base_run),
         corpus=f"{ZOO}/corpus",
+        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
+        manifest=f"{RESULTS}/{{texts}}/texts.json",
     output:
         directory(f"{RESULTS}/{{texts}}/mixture_train/{{plan}}-{{kind}}"),
     log:
@@ -66,9 +68,12 @@ rule mixture_train:
         runtime=30,
     params:
         base=on_mixture(plan_prompts.base_folder),
+        spec=on_texts(plan_prompts.spec_of_base),
     shell:
         f"{SCRIPTS}/mixture_train.py --weights {{input.weights}} --plan {{wildcards.plan}} "
-        "--kind {wildcards.kind} --base {params.base} --corpus {input.corpus} --out {output} "
+        "--kind {wildcards.kind} --base {params.base} --corpus {input.corpus} "
+        "--texts {input.texts} --manifest {input.manifest} --spec {params.spec:q} "
+        "--threads {threads} --out {output} "
         "> {log} 2>&1"
 
 
@@ -81,8 +86,6 @@ rule mixture_check:
         offmap_models=on_texts(products.offmap_models),
         trained=on_texts(plan_prompts.trained),
         weights=f"{RESULTS}/{{texts}}/mixture/weights.tsv",
-        texts=ancient(f"{RESULTS}/{{texts}}/texts.jsonl"),
-        manifest=f"{RESULTS}/{{texts}}/texts.json",
     output:
         expand(
             f"{RESULTS}/{{{{texts}}}}/mixture_check/{{file}}",
@@ -106,7 +109,7 @@ rule mixture_check:
     group:
         MAP_GROUP
     conda:
-        "../envs/score.yaml"
+        "../envs/analysis.yaml"
     threads: 2
     resources:
         mem_mb=map_memory,
@@ -115,11 +118,9 @@ rule mixture_check:
         code=CODE,
         plans=on_texts(arguments.checked_mixtures),
         trained=on_texts(arguments.trained),
-        spec=on_texts(plan_prompts.spec_of_base),
     shell:
         f"{SCRIPTS}/mixture_check.py --matrix {{input.matrix}} --models {{input.models}} "
         "--offmap {input.offmap} --offmap-models {input.offmap_models} "
-        "--texts {input.texts} --manifest {input.manifest} --weights {input.weights} "
-        "--plans {params.plans:q} --trained {params.trained:q} --spec {params.spec:q} "
-        "--threads {threads} "
+        "--weights {input.weights} "
+        "--plans {params.plans:q} --trained {params.trained:q} "
         f"--folder {RESULTS}/{{wildcards.texts}}/mixture_check > {{log}} 2>&1"
