@@ -30,3 +30,11 @@ def test_causal_class():
     assert natives.causal_class("") is None
     table = json.loads((ROOT / "scripts" / "klmap" / "natives.json").read_text())
     assert list(table["causal"]) == sorted(table["causal"])
+
+
+def test_classes_of_other_kinds():
+    assert natives.class_of("AutoModelForMaskedLM", "bert") == "BertForMaskedLM"
+    assert natives.class_of("AutoModelForMaskedLM", "gpt2") is None
+    assert natives.class_of("AutoModelForSeq2SeqLM", "t5") == "T5ForConditionalGeneration"
+    assert natives.covers("AutoModelForSeq2SeqLM")
+    assert not natives.covers("AutoModel")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from klmap.errors import PermanentFailure
@@ -181,6 +182,10 @@ class MaskedModel(Model):
             send(np.concatenate(rows), self.output_device),
             send(np.concatenate(targets), self.output_device),
         )
+
+    def given(self, ids: Tensor) -> dict[str, Any]:
+        """What the model is called with: all tokens are seen, whatever their ids."""
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def described(self) -> dict[str, Any]:
         """The id of the mask."""

@@ -85,9 +85,9 @@ class PrefixModel(CausalModel):
             ids: (B, T) right-padded token ids.
             seen: B lengths of the prompts; not positive where nothing of it is in the window.
         """
-        width = ids.shape[1]
-        mask = torch.full((width, width), torch.finfo(self.model.dtype).min, device=self.device)
-        mask = mask.to(self.model.dtype).triu(1).repeat(len(seen), 1, 1, 1)
+        width, dtype = ids.shape[1], self.model.dtype
+        hidden = torch.full((width, width), torch.finfo(dtype).min, dtype=dtype, device=ids.device)
+        mask = hidden.triu(1).repeat(len(seen), 1, 1, 1)
         for number, length in enumerate(seen):
             mask[number, :, :, : max(length, 0)] = 0
         return {"input_ids": ids, "attention_mask": mask, "use_cache": False}

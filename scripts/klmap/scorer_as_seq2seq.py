@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from klmap import tokens
@@ -162,7 +163,14 @@ class Seq2SeqModel(Model):
         return self._given(ids, ids)
 
     def _given(self, source: Tensor, written: Tensor) -> dict[str, Any]:
-        return {"input_ids": source, "decoder_input_ids": written, "use_cache": False}
+        # Without masks T5Gemma hides whatever has the id of its padding.
+        return {
+            "input_ids": source,
+            "attention_mask": torch.ones_like(source),
+            "decoder_input_ids": written,
+            "decoder_attention_mask": torch.ones_like(written),
+            "use_cache": False,
+        }
 
     def described(self) -> dict[str, Any]:
         """The id that decoding begins with."""

@@ -15,7 +15,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -313,7 +312,7 @@ class Model(ABC):
         return 64 * eps * max(float(values.abs().max()), 1.0)
 
 
-def send(values: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+def send(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     """Copy to the device without waiting for it, from memory that is pinned until it is read."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
