@@ -19,16 +19,16 @@ MOST_PLANS = 12
 """Plans that the figure has room for; the table has all."""
 
 _WIDTH = 9.6
-_TOP, _FOOT, _HEAD, _UNDER, _RIGHT = 0.95, 0.85, 0.62, 0.42, 1.9
+_TOP, _FOOT, _HEAD, _UNDER, _RIGHT = 0.9, 0.8, 0.6, 0.34, 1.9
 _ROW = 0.3
 _COLORS = {BASE: "#9aa4b2", UNIFORM: "#E69F00", FOUND: "#0072B2"}
 _LABELS = {BASE: "base, not trained on", UNIFORM: "uniform mixture", FOUND: "mixture found"}
 _NOTE = (
-    "KL to the target of the base, and of the base trained on for as long as a probe under "
-    "either mixture; standard errors over texts.\n"
-    "Dashed: what the directions of the probes let expect there. Beside the bars: how much "
-    "nearer than under the uniform mixture, with its standard error over the same texts.\n"
-    "This check is klmap's own."
+    "KL to the target of the base, and of the base trained on for as long as a probe under either "
+    "mixture; standard errors over texts.\n"
+    "Dashed: what the directions of the probes let expect there. Nearer, farther: than under the "
+    "uniform mixture, with the standard error\n"
+    "over the same texts. This check is klmap's own."
 )
 
 
@@ -85,11 +85,14 @@ def _panel(axes: Axes, each: Check, left: float) -> None:
                 end.expected, place - 0.4, place + 0.4, color=style.INK, linewidth=1.3,
                 linestyles=(0, (1.6, 1)), zorder=3,
             )  # fmt: skip
-        text = f"{end.kl:.3g}"
+        text, reach = f"{end.kl:.3g}", end.kl + end.se
         if end.kind == FOUND:
-            text += f"   nearer by {end.nearer[0]:.2g} ± {end.nearer[1]:.1g}"
+            word = "nearer" if end.nearer[0] > 0 else "farther"
+            text += f"   {word} by {abs(end.nearer[0]):.2g} ± {end.nearer[1]:.1g}"
+        if end.kind != BASE and not math.isnan(end.expected):
+            reach = max(reach, end.expected)
         axes.annotate(
-            text, (end.kl + end.se, place), xytext=(6, 0), textcoords="offset points", size=8,
+            text, (reach, place), xytext=(6, 0), textcoords="offset points", size=8,
             va="center", color=style.INK, annotation_clip=False,
         )  # fmt: skip
     axes.set_ylim(2.55, -0.55)

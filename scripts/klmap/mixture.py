@@ -148,6 +148,8 @@ class Mixture:
             return "base and target have the same log-likelihoods"
         if self.found.is_none:
             return "every mixture of these domains leads away from the target"
+        if self.kl[0] < self.noise_floor:
+            return "base and target are nearer than their scores can tell"
         if self.kl[0] > BEYOND:
             return "beyond: base and target are too far apart for a KL"
         return ""
