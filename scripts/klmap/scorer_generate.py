@@ -24,6 +24,9 @@ from klmap.scorer_load import raise_for_model
 PROBE_STEPS, PROBE_TOKENS = 4, 16
 """Tokens that are fed one by one to see whether a cache changes anything, and the least in all."""
 
+CACHES = ("past_key_values", "cache_params")
+"""What models call what they keep of earlier tokens; the second are state-space models."""
+
 
 def uniforms(seed: int, side: int, text: int, sample: int, count: int) -> Floats:
     """The random numbers that make one sample.
@@ -68,7 +71,7 @@ class Writer:
         columns: of its logits that can be drawn: ids below this number.
         stops: ids that end a response.
         temperature: by which logits are divided.
-        sample: token ids of a prompt, on which is seen whether a cache of keys and values gives
+        sample: token ids of a prompt, on which is seen whether a cache of earlier tokens gives
             the numbers that the model gives without one; where it does not, every token costs
             the whole sequence.
 
@@ -139,18 +142,17 @@ class Writer:
         end = next((place for place, token in enumerate(row) if token in self.stops), len(row))
         return row[: end + 1]
 
-    def _last(self, ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    def _last(self, ids: Tensor, cache: dict[str, Any] | None) -> tuple[Tensor, Any]:
         """(B, V) logits behind the last token, and the cache that holds all tokens so far."""
-        given = {"input_ids": ids, "use_cache": self.cached}
-        if cache is not None:
-            given["past_key_values"] = cache
+        given = {"input_ids": ids, "use_cache": self.cached, **(cache or {})}
         if self._head is None:
             output = self.model.model(**given)
             logits = output.logits[:, -1].to(self.model.output_device)
         else:
             output = self.model.body(**given)
             logits = self._head.logits(output[0][:, -1].to(self.model.output_device))
-        return logits, output.past_key_values if self.cached else None
+        held = {name: output[name] for name in CACHES if self.cached and name in output}
+        return logits, held or None
 
     @torch.inference_mode()
     def _can_cache(self, sample: Sequence[int]) -> bool:

@@ -183,6 +183,10 @@ def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Sam
         limit, device,
     )  # fmt: skip
     columns = [scorer_responses.columns_of(model) for model in models]
+    readers = [
+        dataclasses.replace(reader, stops=[token for token in reader.stops if token < count])
+        for reader, count in zip(readers, columns, strict=True)
+    ]
     shared = scorer_responses.share_vocabulary(readers[0], readers[1], chosen, min(columns))
     if shared:
         stops = sorted({token for reader in readers for token in reader.stops})

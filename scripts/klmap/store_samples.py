@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from klmap.arrays import Bools, Floats, Ints
 from klmap.errors import InputError
-from klmap.store_file import check_shape, created, opened, plain, reading, strings, whole, writing
+from klmap.store_file import check_shape, created, opened, plain, reading, whole, writing
 
 FORMAT = "klmap-samples"
 
@@ -96,7 +96,12 @@ def write_samples(path: Path, found: Samples) -> None:
     """
     with created(path, FORMAT) as file, writing(path):
         packed = {"compression": "gzip", "shuffle": True} if found.text else {}
-        file.create_dataset("text", data=found.text, dtype=h5py.string_dtype(), **packed)
+        # Strings of HDF5 end at a NUL, and models write those, too.
+        parts = [text.encode() for text in found.text]
+        joined = np.frombuffer(b"".join(parts), np.uint8)
+        file.create_dataset("text", data=joined, **(packed if joined.size else {}))
+        offset = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        file.create_dataset("text_offset", data=offset)
         for name, kind in _DATASETS.items():
             array: npt.NDArray[Any] = np.asarray(getattr(found, name), kind)
             file.create_dataset(name, data=array, **(packed if array.size else {}))
@@ -122,7 +127,8 @@ def read_samples(path: Path) -> Samples:
         named: dict[str, Any] = {key: known[key] for key in _IDENTITY}
         named |= {key: json.loads(known[key]) for key in _NESTED}
         named |= {name: whole(file, name) for name in _DATASETS}
-        named["text"] = strings(file, "text")
+        joined, offset = whole(file, "text").tobytes(), whole(file, "text_offset").tolist()
+        named["text"] = [joined[start:stop].decode() for start, stop in itertools.pairwise(offset)]
     found = Samples(**named, attributes=other)
     _check(path, found)
     return found
