@@ -136,7 +136,7 @@ def pair(jobs: PairJobs, texts: str, first: str, second: str) -> str:
     found = jobs.settings(texts, first, second)
     specs = [shlex.quote(json.dumps(spec, sort_keys=True)) for spec in found["pair"]]
     how = {key: value for key, value in found.items() if key not in ("kind", "pair", "mauve")}
-    options = [f"--{key} {value:g}" for key, value in how.items()]
+    options = [f"--{key} {value!r}" for key, value in how.items()]
     mauve = ["--mauve"] if found.get("mauve") else []
     return " ".join([f"--models {first} {second} --specs", *specs, *options, *mauve])
 
