@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -20,19 +21,30 @@ from klmap import (
     configfile,
     contrast,
     conventions,
+    explorer_ways,
+    generation,
     geometry,
     index,
     layout,
     leakage,
+    likelihoods,
+    mixture_check,
+    mixture_tables,
+    mixture_ways,
     models_table,
     neighbors,
     prediction_files,
+    prompt_tables,
+    prompt_ways,
     resample,
     robustness,
     store,
+    store_divergence,
+    store_samples,
     store_score,
     store_selection,
     texts,
+    variants,
 )
 from klmap.benchmarks import Benchmarks
 from klmap.config_analyses import NAMES
@@ -67,10 +79,24 @@ TABLES = {
     "resample/stability.tsv": resample.STABILITY_COLUMNS,
     "resample/ellipses.tsv": resample.ELLIPSE_COLUMNS,
     "resample/places.tsv": resample.PLACE_COLUMNS,
+    "prompts/shifts.tsv": prompt_tables.SHIFT_COLUMNS,
+    "prompts/edits.tsv": prompt_tables.EDIT_COLUMNS,
+    "prompts/cosines.tsv": prompt_tables.COSINE_COLUMNS,
+    "prompts/additivity.tsv": prompt_tables.SUM_COLUMNS,
+    "prompts/domains.tsv": prompt_tables.DOMAIN_COLUMNS,
+    "prompts/missing.tsv": ("edit", "model"),
+    "ways.tsv": prompt_ways.COLUMNS,
+    "generation/generation.tsv": generation.COLUMNS,
+    "generation/summary.tsv": generation.SUMMARY_COLUMNS,
+    "mixture/weights.tsv": mixture_tables.WEIGHT_COLUMNS,
+    "mixture/plans.tsv": mixture_tables.PLAN_COLUMNS,
+    "mixture/path.tsv": mixture_tables.PATH_COLUMNS,
+    "mixture_check/check.tsv": mixture_check.COLUMNS,
 }
 
 
 SELECTION = DOCUMENT.with_name("selection.md")
+SCORING = DOCUMENT.with_name("scoring.md")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +129,7 @@ def test_the_example_runs_and_agrees_with_itself(folder: Folder) -> None:
 def described(name: str) -> dict[str, str]:
     """Datasets and their types in the table of one format."""
     section = DOCUMENT.read_text().split(f"**`{name}`**")[1].split("**`klmap-")[0]
-    rows = re.findall(r"^\| `([\w/]+)` \| (\w+) \[", section, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w/]+)` \| (\w+) [\[|]", section, re.MULTILINE)
     return dict(rows)
 
 
@@ -129,8 +155,81 @@ def test_every_dataset_is_described_with_its_type(folder: Folder, tmp_path: Path
     score.layers = np.zeros(1, np.int32)
     score.layer_loglik = np.zeros((1, len(score.loglik)))
     score.weights_sketch = np.zeros(3)
+    score.boundary_loglik = score.unconditional = np.zeros(len(score.loglik))
+    score.chat_template = "{{ messages }}"
     store_score.write_score(tmp_path / "x.h5", score)
     assert datasets(tmp_path / "x.h5") == described("klmap-score")
+
+
+def test_every_dataset_of_two_models_is_described_with_its_type(tmp_path: Path) -> None:
+    named: Any = {
+        "first": "a",
+        "second": "b",
+        "commits": ["", ""],
+        "texts_sha256": "",
+        "fingerprint": "",
+        "spec": {},
+    }
+    store_divergence.write_divergence(tmp_path / "d.h5", store_divergence.Divergence(**named))
+    assert datasets(tmp_path / "d.h5") == described("klmap-divergence")
+    store_samples.write_samples(tmp_path / "s.h5", store_samples.Samples(**named))
+    assert datasets(tmp_path / "s.h5") == described("klmap-samples")
+    text = DOCUMENT.read_text()
+    for name in ("d.h5", "s.h5"):
+        with h5py.File(tmp_path / name) as file:
+            assert [name for name in file.attrs if f"`{name}`" not in text] == []
+
+
+PAIRS = {
+    "source": "file",
+    "fields": {"question": None, "prompt": None, "response": None},
+    "edits": {"kind": {"prefix": "Please. "}, "other": {"prompt": "question"}},
+}
+
+
+def test_every_key_of_texts_with_prompts_is_described(tmp_path: Path) -> None:
+    lines = ({"prompt": f"Q{n}", "question": f"F{n}", "response": f"A {n}"} for n in range(3))
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config = configfile.check(
+        {
+            "results": "results",
+            "texts": {"chat": PAIRS | {"path": str(source)}},
+            "models": ["org/a", "org/b"],
+        }
+    )
+    base = tmp_path / "texts.jsonl", tmp_path / "texts.json"
+    texts.build(config.paired["chat"], *base)
+    variant = config.variants["chat.kind"]
+    made = tmp_path / "edited.jsonl", tmp_path / "edited.json"
+    variants.build(*base, variant.edits, variant.recipe(), made)
+    section = DOCUMENT.read_text().split("\n## Texts\n")[1].split("\n## ")[0]
+    keys = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    for path, manifest in (base, made):
+        line = json.loads(path.read_text().splitlines()[0])
+        assert set(keys) - {"reference_index"} == set(line)
+        assert [key for key in json.loads(manifest.read_text()) if f"`{key}`" not in section] == []
+    base_line, edited_line = (
+        json.loads(path.read_text().splitlines()[0]) for path, _ in (base, made)
+    )
+    differ = {key for key in base_line if base_line[key] != edited_line[key]}
+    assert differ == {"prompt", "messages"}
+    before, after = (json.loads(manifest.read_text()) for _, manifest in (base, made))
+    assert {key for key in after if after[key] != before[key]} == {
+        "sha256",
+        "recipe",
+        "mean_prompt_bytes",
+    }
+
+
+def test_ways_have_the_same_columns_whoever_writes_them() -> None:
+    assert prompt_ways.COLUMNS == mixture_ways.COLUMNS == explorer_ways.COLUMNS
+
+
+@pytest.mark.parametrize("page", ["models.md", "scoring.md", "extending.md"])
+def test_every_kind_of_likelihood_is_in_a_table(page: str) -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", DOCUMENT.with_name(page).read_text(), re.MULTILINE)
+    assert set(likelihoods.NAMES) <= set(rows)
 
 
 def test_every_attribute_and_column_is_described(folder: Folder) -> None:
@@ -232,9 +331,55 @@ def test_every_configuration_shown_for_the_analyses_is_accepted() -> None:
         config = configfile.check(
             {
                 "results": "results",
-                "texts": {"own": {"source": "file", "path": "own.jsonl"}},
-                "models": ["org/a", "org/b"],
+                "texts": {"own": PAIRS | {"path": "own.jsonl"}},
+                "models": ["org/a", "org/b", "org/a-code", "org/a-prose"],
             }
             | yaml.safe_load(block)
         )
         assert config.analyses.on == list(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [
+        ("models.md", "### Other kinds of likelihood"),
+        ("texts.md", "## Prompts and responses"),
+        ("prompts.md", "# Prompts"),
+        ("mixture.md", "# Mixtures"),
+    ],
+)
+def test_every_configuration_shown_for_prompts_and_kinds_is_accepted(
+    page: str, section: str
+) -> None:
+    text = DOCUMENT.with_name(page).read_text()
+    level = section.split()[0]
+    shown = re.split(rf"^{level} ", text.split(f"{section}", 1)[1], maxsplit=1, flags=re.MULTILINE)
+    blocks = re.findall(r"```yaml\n(.*?)```", shown[0], re.DOTALL)
+    assert blocks
+    own = {"source": "file", "path": "own.jsonl"}
+    for block in blocks:
+        base = {"results": "results", "texts": {"own": own}, "models": ["org/a", "org/b"]}
+        configfile.check(base | yaml.safe_load(block))
+
+
+def test_the_number_of_a_response_can_be_made_by_hand(tmp_path: Path) -> None:
+    from tests.builders import tiny_model
+    from tests.oracle import scored
+    from tests.test_prompts_scoring import paired_job
+
+    settings = {"tokenizer_class": "LlamaTokenizer"}
+    model = tiny_model(tmp_path / "model", "llama", tokenizer="sentencepiece", settings=settings)
+    job = paired_job(tmp_path, model, pmi=True)
+    score = scored(job)
+    document = SCORING.read_text()
+    recipe = document.split("```python\n")[1].split("```")[0]
+    arguments = [str(job.weights), str(job.texts), str(job.output), "5"]
+    done = subprocess.run(
+        [sys.executable, "-c", recipe, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    by_hand, stored = (float(part.split()[-1]) for part in done.stdout.split(" nats")[0].split(","))
+    assert by_hand == pytest.approx(stored, abs=1e-3)
+    assert stored == pytest.approx(score.loglik[5], abs=1e-3)
+    named = document + DOCUMENT.read_text()
+    assert [name for name in score.attributes if f"`{name}`" not in named] == []
