@@ -27,8 +27,8 @@ class PermanentFailure(KlmapError):
     Args:
         message: what was found, where, and the fix.
         state: the kind of failure in a word or two, as pre-flight's table shows it: ``needs a
-            token``, ``not a causal LM``, ``gone``, ``needs remote code``, ``too large`` or
-            ``unusable``.
+            token``, ``not a causal LM``, ``of another kind`` (of likelihood), ``gone``,
+            ``needs remote code``, ``too large`` or ``unusable``.
     """
 
     def __init__(self, message: str, state: str = "unusable") -> None:

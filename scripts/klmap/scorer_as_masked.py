@@ -30,6 +30,7 @@ POSITIONS_BEHIND_PADDING = frozenset(
     {
         "camembert",
         "data2vec-text",
+        "esm",
         "ibert",
         "longformer",
         "luke",

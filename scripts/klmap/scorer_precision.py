@@ -23,7 +23,7 @@ from klmap.errors import KlmapError, PermanentFailure, UnsupportedHere
 from klmap.log import logger
 from klmap.scorer_as_causal import CausalModel
 from klmap.scorer_kind import Model
-from klmap.scorer_load import load_weights
+from klmap.scorer_load import load_weights, raise_for_model
 from klmap.scorer_run import Floats, loglik_singly, probe_texts
 from klmap.tokens import TextTokenizer, check_ids
 
@@ -178,17 +178,18 @@ class Loading(Generic[Kind]):
             PermanentFailure: the ids do not fit the embedding, the model is of another kind, or
                 cannot be loaded.
         """
-        model = self.kind(
-            load_weights(
-                self.folder,
-                dtype,
-                self.device,
-                parameters=self.parameters,
-                quantization=self.quantization,
-                loads=self.kind.loads,
-            ),
-            self.tokenizer,
+        weights = load_weights(
+            self.folder,
+            dtype,
+            self.device,
+            parameters=self.parameters,
+            quantization=self.quantization,
+            loads=self.kind.loads,
         )
+        try:
+            model = self.kind(weights, self.tokenizer)
+        except Exception as error:
+            raise_for_model(error, "the model is built in a way that is not understood")
         check_ids(self.sequences, model.rows)
         sample = self.sample
         model.verify(sample)
