@@ -265,9 +265,9 @@ def trajectories(config: Config) -> str:
 def prompts(plan: Plan, texts: str) -> str:
     """Arguments of prompts: the edits, which of them are composed, and how errors are found."""
     how = plan.config.analyses.prompts or Prompts()
-    edits = [f"{name}={path}" for name, path in edited(plan, texts).items()]
-    given = plan.config.paired[texts].edits
-    composed = [f"{name}={','.join(edit.of)}" for name, edit in given.items() if edit.of]
+    edits = [f"{name}={path}" for name, path in sorted(edited(plan, texts).items())]
+    given = sorted(plan.config.paired[texts].edits.items())
+    composed = [f"{name}={','.join(edit.of)}" for name, edit in given if edit.of]
     sums = f" --composed {' '.join(composed)}" if composed else ""
     return f"--edits {' '.join(edits)}{sums} --bootstrap {how.bootstrap} --seed {how.seed}"
 

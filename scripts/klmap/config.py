@@ -57,7 +57,8 @@ class Scoring(Strict):
     likelihood: Likelihood = CAUSAL
     """What stands for the log-likelihood of a text: causal, that of a model that reads from left to
     right; masked, the pseudo-log-likelihood of a masked language model; seq2seq, that of a response
-    by an encoder-decoder which has read the prompt. Models of two kinds stand on one map only where
+    by an encoder-decoder which has read the prompt; prefix, that of a response by a model which reads
+    the prompt in both directions (docs/extending.md). Models of two kinds stand on one map only where
     `map.mixed_likelihoods` says so."""
 
 
@@ -179,7 +180,8 @@ class Config(Strict):
                     f"{name}.{edit or PMI}": VariantTexts(of=name, base=texts, edit=edit)
                     for edit in [*texts.edits, *([None] if texts.pmi else [])]
                 }
-        return found
+        # Two of one name are refused; until then it is that of the one which is given.
+        return found | self.given
 
     @cached_property
     def variants(self) -> dict[str, VariantTexts]:

@@ -43,6 +43,9 @@ def _entry_problem(
     unknown = [name for name in entry.texts or [] if name not in config.texts]
     if unknown:
         return f"no text set {unknown[0]!r}; configured: {', '.join(config.texts)}"
+    for name in entry.texts or []:
+        if (of := config.scored_as(name)) != name:
+            return f"texts: {name!r} is made of the scores on {of!r}; name that"
     if not re.fullmatch(SOURCE_PATTERN, entry.source):
         return (
             f"{entry.id!r} gives the file name {entry.source!r}, which cannot be one; "

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from klmap import likelihoods
 from klmap.config import Config
-from klmap.config_models import ModelEntry
+from klmap.config_analyses import MixturePlan
+from klmap.config_models import NAME_PATTERN, ModelEntry
+from klmap.config_prompts import PMI
 from klmap.likelihoods import CAUSAL
 
 Place = list[Any]
+
+NO_PREFIX = ("masked", "seq2seq")
+"""Kinds of likelihood that leave special tokens to the tokenizer."""
 
 
 def problems(config: Config) -> Iterator[tuple[Place, str]]:
@@ -18,6 +25,7 @@ def problems(config: Config) -> Iterator[tuple[Place, str]]:
     yield from _kinds(config)
     yield from _published_kinds(config)
     yield from _sources(config)
+    yield from _suited(config)
     yield from _generation(config)
     yield from _mixture(config)
     asked = config.analyses.prompts
@@ -30,24 +38,27 @@ def problems(config: Config) -> Iterator[tuple[Place, str]]:
 
 def _names(config: Config) -> Iterator[tuple[Place, str]]:
     """Text sets that have the name of a variant of another one."""
-    for name, texts in config.variants.items():
-        if name in config.given:
-            kind = "PMI" if texts.edit is None else f"the edit {texts.edit!r}"
-            yield (
-                ["texts", name],
-                f"this is the name of {kind} of {texts.of!r} too; choose another",
-            )
+    for of, texts in config.paired.items():
+        kinds = {edit: f"the edit {edit!r}" for edit in texts.edits}
+        for edit, kind in (kinds | ({PMI: "PMI"} if texts.pmi else {})).items():
+            if (name := f"{of}.{edit}") in config.given:
+                yield ["texts", name], f"this is the name of {kind} of {of!r} too; choose another"
 
 
 def _kinds(config: Config) -> Iterator[tuple[Place, str]]:
     """Maps on which models would stand whose likelihoods are of different kinds."""
     if config.map.mixed_likelihoods:
         return
-    for texts in config.given:
+    seen: set[tuple[str, ...]] = set()
+    for texts, mapped in config.mapped_on.items():
         kinds: dict[str, ModelEntry] = {}
-        for entry in config.mapped_on[texts].values():
+        for entry in mapped.values():
             kinds.setdefault(config.likelihood(entry), entry)
-        if len(kinds) > 1:
+        # A text set and those that follow from it have the same models, but for a few.
+        of = config.variants[texts].of if texts in config.variants else texts
+        models = (of, *sorted(entry.slug for entry in kinds.values()))
+        if len(kinds) > 1 and models not in seen:
+            seen.add(models)
             found = ", ".join(f"{entry.slug} by {kind}" for kind, entry in sorted(kinds.items()))
             yield (
                 ["texts", texts],
@@ -86,12 +97,40 @@ def _sources(config: Config) -> Iterator[tuple[Place, str]]:
                     f"{entry.id!r} is scored by {other} in models[{first}] and by {kind} here, and "
                     "a model is one or the other; keep one of them",
                 )
-            if kind != CAUSAL and entry.layers is not None:
+            if entry.layers is not None and not likelihoods.kind(kind).reads_layers:
                 yield (
                     ["models", number],
                     f"layers: reads hidden states of causal models, and this one is scored by "
                     f"{kind}; remove it",
                 )
+
+
+def _suited(config: Config) -> Iterator[tuple[Place, str]]:
+    """Settings and text sets that a kind of likelihood has no use for."""
+    for number, given in enumerate(config.entries):
+        for entry in given.models:
+            if (name := config.likelihood(entry)) == CAUSAL:
+                continue
+            kind = likelihoods.kind(name)
+            if (entry.prefix or config.scoring.prefix) == "bos" and name in NO_PREFIX:
+                yield (
+                    ["models", number],
+                    f"prefix: bos has no meaning for likelihood: {name}, whose special tokens are "
+                    "those of its tokenizer; give the model prefix: default",
+                )
+            plain = [
+                texts
+                for texts, scored in config.scored_on.items()
+                if entry.slug in scored and texts in config.given and texts not in config.paired
+            ]
+            if kind.needs_prompts and plain:
+                yield (
+                    ["models", number],
+                    f"likelihood: {name} is that of a response to a prompt, and {plain[0]!r} has no "
+                    "prompts; name text sets that have with texts:, or give it prompt_bytes: or "
+                    "fields:",
+                )
+            break
 
 
 def _generation(config: Config) -> Iterator[tuple[Place, str]]:
@@ -119,6 +158,14 @@ def _generation(config: Config) -> Iterator[tuple[Place, str]]:
                 yield place, _unknown(config, model)
             elif (kind := config.likelihood(config.by_slug[model])) != CAUSAL:
                 yield place, f"{model!r} is scored by {kind}, and only causal models write texts"
+        answered = [texts for texts in asked.texts or config.paired if texts in config.paired]
+        together = any({*pair} <= {*config.scored_on[texts]} for texts in answered)
+        if answered and {*pair} <= {*config.by_slug} and not together:
+            yield (
+                place,
+                f"no text set with prompts has scores of both ({', '.join(answered)}); let both "
+                "be scored on one, with texts: of the models",
+            )
 
 
 def _mixture(config: Config) -> Iterator[tuple[Place, str]]:
@@ -134,6 +181,32 @@ def _mixture(config: Config) -> Iterator[tuple[Place, str]]:
         for key, model in named.items():
             if config.part(model) is None:
                 yield [*place, key], _unknown(config, model)
+        if plan.check and not re.fullmatch(NAME_PATTERN, name):
+            yield (
+                place,
+                f"{name!r} names folders of what is trained for check:; letters, digits, '.', '_' "
+                "and '-' are fine, a letter or digit first",
+            )
+        if problem := _apart(config, plan):
+            yield place, problem
+
+
+def _apart(config: Config, plan: MixturePlan) -> str:
+    """What is wrong where no text set has scores of all models of a mixture; empty if one has."""
+    found = [config.part(name) for name in (plan.base, plan.target, *plan.probes.values())]
+    models = {entry.slug for entry in found if entry is not None}
+    missing = {
+        texts: sorted(models - {*config.scored_on[texts]})
+        for texts in plan.texts or config.given
+        if texts in config.given
+    }
+    if not missing or [] in missing.values():
+        return ""
+    texts, left = min(missing.items(), key=lambda each: len(each[1]))
+    return (
+        f"none of its text sets has all its models ({texts!r} lacks {', '.join(left)}); let these "
+        "be scored there too, with texts: of the models"
+    )
 
 
 def _unknown(config: Config, model: str) -> str:

@@ -49,6 +49,7 @@ from klmap.config_texts import (
     UrlTexts,
 )
 from klmap.errors import ConfigError
+from klmap.likelihoods import CAUSAL
 from klmap.places import Places, read_model_file, shown
 
 TEXT_SOURCES: dict[str, type[BaseModel]] = {
@@ -234,6 +235,12 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
                     f"names are those of the first column of models.tsv, such as "
                     f"{next(iter(config.by_slug), 'org--name')!r}{places.line(pairs, origins)}"
                 )
+            elif (kind := config.likelihood(config.by_slug[model])) != CAUSAL:
+                pairs = ["analyses", "true_kl", "pairs", number]
+                problems.append(
+                    f"{places.name(pairs, origins)}: {model!r} is scored by {kind}, and only causal "
+                    f"models can be compared token by token{places.line(pairs, origins)}"
+                )
     for where, text in config_prompted.problems(config):
         problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")
     asked = config.analyses.contrast
@@ -310,6 +317,11 @@ def _release_problem(
             f"{release.texts!r} is a selection, and a release is one of all texts; it stands on "
             f"this map too with that of the reference: texts: "
             f"{config.selections[release.texts].of}"
+        )
+    if (of := config.scored_as(release.texts)) != release.texts:
+        return ("texts",), (
+            f"{release.texts!r} is what prompts add, and releases have one log-likelihood of each "
+            f"text; if theirs are of the responses with their prompts: texts: {of}"
         )
     return _convention_problem(config, release)
 

@@ -90,6 +90,9 @@ class PairJobs:
     def settings(self, texts: str, first: str, second: str) -> dict[str, Any]:
         """What decides the numbers of a pair."""
         pair = [json.loads(self._plan.spec(texts, model)) for model in (first, second)]
+        for spec in pair:
+            # Responses without their prompts, which a score can have too, are none of theirs.
+            spec.pop("pmi", None)
         asked = self._plan.config.analyses
         if self.kind == DIVERGENCES:
             number = None if asked.true_kl is None else asked.true_kl.texts
