@@ -16,7 +16,7 @@ def main() -> None:
         type=Path,
         required=True,
         help="table with the columns source, id, revision, folder (empty for the Hub) and, where "
-        "a model opted in, remote_code",
+        "a model opted in, or is not causal, remote_code and likelihood",
     )
     parser.add_argument("--cards", type=Path, required=True, help="folder of <source>/card.json")
     arguments = parser.parse_args()

@@ -57,9 +57,9 @@ class Scoring(Strict):
     likelihood: Likelihood = CAUSAL
     """What stands for the log-likelihood of a text: causal, that of a model that reads from left to
     right; masked, the pseudo-log-likelihood of a masked language model; seq2seq, that of a response
-    by an encoder-decoder which has read the prompt; prefix, that of a response by a model which reads
-    the prompt in both directions (docs/extending.md). Models of two kinds stand on one map only where
-    `map.mixed_likelihoods` says so."""
+    by an encoder-decoder which has read the prompt; prefix, that of a response by a model which
+    reads the prompt in both directions (docs/extending.md). Models of two kinds stand on one map
+    only where `map.mixed_likelihoods` says so."""
 
 
 class Map(Strict):

@@ -126,8 +126,8 @@ def _suited(config: Config) -> Iterator[tuple[Place, str]]:
             if kind.needs_prompts and plain:
                 yield (
                     ["models", number],
-                    f"likelihood: {name} is that of a response to a prompt, and {plain[0]!r} has no "
-                    "prompts; name text sets that have with texts:, or give it prompt_bytes: or "
+                    f"likelihood: {name} is that of a response to a prompt, and {plain[0]!r} has "
+                    "no prompts; name text sets that have with texts:, or give it prompt_bytes: or "
                     "fields:",
                 )
             break

@@ -238,8 +238,8 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
             elif (kind := config.likelihood(config.by_slug[model])) != CAUSAL:
                 pairs = ["analyses", "true_kl", "pairs", number]
                 problems.append(
-                    f"{places.name(pairs, origins)}: {model!r} is scored by {kind}, and only causal "
-                    f"models can be compared token by token{places.line(pairs, origins)}"
+                    f"{places.name(pairs, origins)}: {model!r} is scored by {kind}, and only "
+                    f"causal models can be compared token by token{places.line(pairs, origins)}"
                 )
     for where, text in config_prompted.problems(config):
         problems.append(f"{places.name(where, origins)}: {text}{places.line(where, origins)}")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from klmap.config import Config
 from klmap.config_models import ModelEntry, final_revision, revision_step
+from klmap.likelihoods import CAUSAL
 
 
 def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
@@ -29,7 +30,11 @@ def pairs(config: Config, texts: str) -> list[tuple[str, str]]:
     asked = config.analyses.true_kl
     if asked is None or texts in config.selections or texts in config.variants:
         return []
-    scored = config.scored_on[texts]
+    scored = {
+        model: entry
+        for model, entry in config.scored_on[texts].items()
+        if config.likelihood(entry) == CAUSAL
+    }
     own = {frozenset(pair): pair for pair in _own(scored)}
     found = dict(own) if asked.own else {}
     for pair in asked.pairs:

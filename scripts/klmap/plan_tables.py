@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from klmap import estimates
 from klmap.config_models import ModelEntry
+from klmap.likelihoods import CAUSAL
 from klmap.plan import Plan
 
 PLAN_COLUMNS = ("model", "source", "texts", "score", "dtype", "quantization", "reading")
@@ -66,9 +67,11 @@ def source_header(plan: Plan) -> str:
 
 
 def _source_columns(plan: Plan) -> list[str]:
-    """Columns of the table of sources; the last one only where some model opted in to it."""
+    """Columns of the table of sources; the last two only where they say anything of a model."""
     columns = ["source", "id", "revision", "folder"]
-    return columns + ["remote_code"] * any(map(plan.runs_code, plan.models_of))
+    columns += ["remote_code"] * any(map(plan.runs_code, plan.models_of))
+    kinds = set(map(plan.config.likelihood, plan.config.models))
+    return columns + ["likelihood"] * bool(kinds - {CAUSAL})
 
 
 def source_rows(plan: Plan) -> list[str]:
@@ -82,6 +85,7 @@ def source_rows(plan: Plan) -> list[str]:
             "revision": entry.effective_revision or "",
             "folder": plan.folder(source),
             "remote_code": "true" if plan.runs_code(source) else "",
+            "likelihood": plan.config.likelihood(entry),
         }
         rows.append("\t".join(cells[column] for column in columns))
     return rows

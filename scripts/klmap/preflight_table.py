@@ -24,7 +24,7 @@ NARROWEST = 60
 
 _ORDER = (
     *BLOCKING,
-    *("needs a token", "gone", "not a causal LM", "needs remote code", UNUSABLE),
+    *("needs a token", "gone", "not a causal LM", "of another kind", "needs remote code", UNUSABLE),
     *FINE,
 )
 _HEADER = ("model", "state", "parameters", "download", "GPUs", "time")

@@ -109,6 +109,7 @@ def _ask_one(
             source.folder,
             remote_code=source.remote_code,
             mirrors=mirrors,
+            likelihood=source.likelihood,
         )
     except KlmapError as error:
         if source.folder is None:

@@ -16,6 +16,7 @@ from klmap import cards, resolve
 from klmap.config_models import MERGES
 from klmap.errors import InputError, KlmapError
 from klmap.files import read_tsv
+from klmap.likelihoods import CAUSAL
 from klmap.log import logger
 
 THREADS = 8
@@ -32,6 +33,7 @@ class Source:
         revision: the configured revision; None for the default branch.
         folder: the local folder that is this model; None for a model of the Hub.
         remote_code: whether the code of the repository may be run.
+        likelihood: the kind by which it is scored.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Source:
     revision: str | None
     folder: Path | None
     remote_code: bool = False
+    likelihood: str = CAUSAL
 
     @property
     def is_merge(self) -> bool:
@@ -66,7 +69,7 @@ class News:
 def read_index(path: Path) -> list[Source]:
     """Read the table of sources: source, id, revision, folder; empty cells mean none.
 
-    A column remote_code is there only where some model opted in.
+    Columns remote_code and likelihood are there only where some model opted in, or is not causal.
 
     Raises:
         InputError: the table is missing or lacks a column.
@@ -80,6 +83,7 @@ def read_index(path: Path) -> list[Source]:
                 revision=row["revision"] or None,
                 folder=Path(row["folder"]) if row["folder"] else None,
                 remote_code=row.get("remote_code") == "true",
+                likelihood=row.get("likelihood") or CAUSAL,
             )
             for row in rows
         ]
@@ -122,7 +126,11 @@ def _ask_again(source: Source, folder: Path) -> News | None:
         return News(source.name, "unreachable", "HF_HUB_OFFLINE is set; unset it to ask the Hub")
     try:
         new = resolve.resolve_or_explain(
-            source.id, source.revision, source.folder, remote_code=source.remote_code
+            source.id,
+            source.revision,
+            source.folder,
+            remote_code=source.remote_code,
+            likelihood=source.likelihood,
         )
     except KlmapError as error:
         return News(source.name, "unreachable", str(error))

@@ -129,7 +129,9 @@ def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return text if isinstance(text, Mapping) else config
 
 
-def needed_files(where: str, names: Iterable[str], *, remote_code: bool = False) -> list[str]:
+def needed_files(
+    where: str, names: Iterable[str], *, remote_code: bool = False, encoder_decoder: bool = False
+) -> list[str]:
     """The files of a repository or folder that scoring needs, sorted.
 
     Safetensors are preferred to pickled weights; only files at the top count, so that copies in
@@ -139,6 +141,8 @@ def needed_files(where: str, names: Iterable[str], *, remote_code: bool = False)
         where: the id or folder, for messages.
         names: everything that is there, relative to the top.
         remote_code: whether the code of the repository may be run, and so is needed too.
+        encoder_decoder: whether it is one, whose decoder may begin with a token that only
+            ``generation_config.json`` names.
 
     Raises:
         PermanentFailure: this is no complete transformers model; the message says what it is.
@@ -157,8 +161,8 @@ def needed_files(where: str, names: Iterable[str], *, remote_code: bool = False)
             "tokenizer's files of the model it was made from into the folder"
         )
     code = [name for name in present if remote_code and name.endswith(_CODE_FILES)]
-    chat = {CHAT_TEMPLATE} & present
-    return sorted({"config.json", *weights, *tokenizer, *chat, *code})
+    small = {CHAT_TEMPLATE, *(["generation_config.json"] if encoder_decoder else [])} & present
+    return sorted({"config.json", *weights, *tokenizer, *small, *code})
 
 
 def tokenizer_files(names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingE
 from huggingface_hub.hf_api import ModelInfo, RepoSibling
 from safetensors import SafetensorError, safe_open
 
-from klmap import caches, cards, hub, recognition, repository
+from klmap import caches, cards, hub, likelihoods, recognition, repository
 from klmap.cards import Card
 from klmap.errors import InputError, KlmapError, PermanentFailure
 from klmap.files import read_json, sha256_of
@@ -106,6 +106,16 @@ def _fill(
         _resolve_hub(card, remote_code, likelihood)
 
 
+def _needed(where: str, present: Iterable[str], remote_code: bool, likelihood: str) -> list[str]:
+    """The files that scoring by a kind of likelihood needs."""
+    return repository.needed_files(
+        where,
+        present,
+        remote_code=remote_code,
+        encoder_decoder=likelihoods.kind(likelihood).encoder_decoder,
+    )
+
+
 def _resolve_folder(card: Card, folder: Path, remote_code: bool, likelihood: str) -> None:
     """Fill a card from a local folder."""
     if not folder.is_dir():
@@ -116,7 +126,7 @@ def _resolve_folder(card: Card, folder: Path, remote_code: bool, likelihood: str
             hub.GONE,
         )
     present = [path.name for path in folder.iterdir() if path.is_file()]
-    names = repository.needed_files(str(folder), present, remote_code=remote_code)
+    names = _needed(str(folder), present, remote_code, likelihood)
     config = _read_config(folder / "config.json", str(folder))
     repository.describe(card, config)
     packing = recognition.recognise(
@@ -169,7 +179,7 @@ def _resolve_cached(
     card.commit = found.name
     present = [path.name for path in found.iterdir() if path.is_file()]
     try:
-        names = repository.needed_files(str(found), present, remote_code=remote_code)
+        names = _needed(str(found), present, remote_code, likelihood)
     except PermanentFailure as failure:
         # What is not in the cache may well be on the Hub, so this is no verdict on the model.
         raise KlmapError(
@@ -283,7 +293,7 @@ def _resolve_hub(card: Card, remote_code: bool, likelihood: str) -> None:
         )
     _describe_repository(card, info)
     present = {file.rfilename: file for file in info.siblings}
-    names = repository.needed_files(card.id, present, remote_code=remote_code)
+    names = _needed(card.id, present, remote_code, likelihood)
     card.files = [_entry(present[name]) for name in names]
     card.bytes = sum(int(present[name].size or 0) for name in repository.weight_files(names))
     card.tokenizer_sha256 = _tokenizer_hash(card)
