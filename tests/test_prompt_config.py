@@ -19,6 +19,7 @@ from tests.test_plan import looked_up, place
 
 FIELDS = {"prompt": "question", "response": "answer", "german": "question_de"}
 POLITE = {"suffix": " Please."}
+LOUD = {"suffix": "!"}
 CHAT = {
     "source": "file",
     "path": "chat.jsonl",
@@ -100,6 +101,29 @@ def edit(**keys: Any) -> dict[str, Any]:
         (edit(of=["polite"]), r"chat\.edits\.wrong\.of: 1 given; give at least 2"),
         (edit(of=["polite", "polite"], suffix="!"), "there are of: and suffix:; an edit is one or"),
         (edit(), r"chat\.edits\.wrong: changes nothing; give prefix:, suffix:"),
+        (edit(format="{prompt}"), r"chat\.edits\.wrong\.format: '{prompt}' changes nothing"),
+        (edit(template="none"), r"edits\.wrong\.template: .* have the form 'none' already"),
+        (
+            of_chat(template="model", edits={"wrong": {"template": "model"}}),
+            r"edits\.wrong\.template: .* have the form 'model' already; give the other one",
+        ),
+        (edit(of=["polite", "polite"]), r"edits\.wrong\.of: 'polite' stands there twice"),
+        (
+            of_chat(
+                edits={"a": {"system": "x"}, "b": {"system": "y"}, "wrong": {"of": ["a", "b"]}}
+            ),
+            r"chat: edits\.wrong\.of: {'system': 'y'} would undo system: of an edit before it",
+        ),
+        (
+            of_chat(
+                edits={
+                    "polite": POLITE,
+                    "german": {"prompt": "german"},
+                    "wrong": {"of": ["polite", "german"]},
+                }
+            ),
+            r"edits\.wrong\.of: {'prompt': 'german'} would undo .*; put an edit with prompt: first",
+        ),
         (edit(suffx="!"), r"chat\.edits\.wrong\.suffx: unknown key; known keys: prefix, suffix"),
         (edit(format="Q:"), r"chat\.edits\.wrong\.format: 'Q:' does not have {prompt} in it once"),
         (of_chat(edits={"pmi": POLITE}), "chat: edits: 'pmi' is no name for an edit.*is taken"),
@@ -352,10 +376,13 @@ EDITS: dict[str, Any] = CHAT["edits"]  # type: ignore[assignment]
 @pytest.mark.parametrize(
     ("chat", "names"),
     [
-        ({"edits": {**EDITS, "loud": {"suffix": "!"}}}, {"chat.loud"}),
+        ({"edits": {**EDITS, "loud": LOUD}}, {"loud"}),
         ({"edits": {**EDITS, "german": {"prompt": "german", "suffix": "!"}}}, {"german", "both"}),
         ({"edits": dict(reversed(EDITS.items()))}, set()),
-        ({"edits": {**EDITS, "both": {"of": ["polite", "german"]}}}, {"both"}),
+        (
+            {"edits": {**EDITS, "loud": LOUD, "both": {"of": ["loud", "polite"]}}},
+            {"loud", "both"},
+        ),
         ({"pmi": False}, {"chat"}),
         ({"separator": "\n"}, set()),
         ({"template": "none"}, set()),
@@ -377,9 +404,9 @@ def test_an_edit_by_another_name_is_the_same_edit_of_another_text_set(tmp_path: 
     one, two = first.score("chat.polite", "org--a"), other.score("chat.nice", "org--a")
     assert (Path(one).parent, Path(one).name) != (Path(two).parent, Path(two).name)
     assert Path(one).name == Path(two).name
-    composed = planned(tmp_path, texts=of_chat(edits={"nice": POLITE, "b": {"of": ["nice"] * 2}}))
-    twice = [{"suffix": " Please."}] * 2
-    assert json.loads(plan_prompts.edits(composed, "chat.b")) == twice
+    edits = {"nice": POLITE, "loud": LOUD, "b": {"of": ["nice", "loud"]}}
+    composed = planned(tmp_path, texts=of_chat(edits=edits))
+    assert json.loads(plan_prompts.edits(composed, "chat.b")) == [POLITE, LOUD]
 
 
 def test_a_score_of_plain_texts_has_the_settings_it_always_had(tmp_path: Path) -> None:

@@ -168,6 +168,27 @@ def test_an_edit_that_would_undo_another_is_refused(
         build(base, "undone", *edits)
 
 
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [{"template": "none"}],
+        [{"prompt": "same"}],
+        [{"prompt": "same"}, {"template": "none"}],
+    ],
+)
+def test_edits_that_leave_every_prompt_as_it_is_are_refused(
+    tmp_path: Path, edits: list[dict[str, Any]]
+) -> None:
+    path = write_lines(tmp_path / "mine.jsonl", QUESTIONS)
+    recipe = FileTexts(source="file", path=str(path), fields={**FIELDS, "same": "question"})
+    base = tmp_path / "texts.jsonl"
+    texts.build(recipe, base, base.with_suffix(".json"))
+    with pytest.raises(InputError, match=r"leave every prompt as it is, .* remove the edit, or"):
+        build(base, "idle", *edits)
+    assert not list((base.parent / "idle").iterdir())
+    assert read(build(base, "model", {"template": "model"}))[0].prompt is None
+
+
 def test_texts_without_prompts_have_nothing_to_edit(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "mine.txt", ["one", "two"])
     recipe = FileTexts(source="file", path=str(path))

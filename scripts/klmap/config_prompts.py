@@ -7,6 +7,7 @@ the sources of texts.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -20,6 +21,9 @@ PMI = "pmi"
 """Name of the text set that has what responses gain by their prompts; no edit can have it."""
 
 _ROLES = ("prompt", "response", "messages")
+_CONTENT = ("prompt", "format", "prefix", "suffix")
+"""Keys of an edit that change the prompt itself."""
+
 _EDIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -56,6 +60,8 @@ class Edit(Strict):
             raise ValueError(
                 f"{value!r} does not have {{prompt}} in it once, where the prompt goes"
             )
+        if value == "{prompt}":
+            raise ValueError(f"{value!r} changes nothing; put something around {{prompt}}")
         return value
 
     @model_validator(mode="after")
@@ -69,6 +75,33 @@ class Edit(Strict):
         if self.of is not None and len(given) > 1:
             raise ValueError(f"there are of: and {given[0]}:; an edit is one or the other")
         return self
+
+
+def undone(edits: Sequence[Edit]) -> str:
+    """Why single edits cannot be made one after the other: one would undo what another has done.
+
+    Shifts of such edits could not add up.
+
+    Args:
+        edits: in the order in which they are made, each without ``of``.
+
+    Returns:
+        Which edit undoes what, and the fix; empty where none does.
+    """
+    seen: set[str] = set()
+    for edit in edits:
+        keys = set(edit.model_dump(exclude_none=True))
+        found = keys & seen & {"system", "template"}
+        if edit.prompt is not None:
+            found |= seen & set(_CONTENT)
+        if found:
+            return (
+                f"{edit.model_dump(exclude_none=True)} would undo {sorted(found)[0]}: of an edit "
+                "before it; put an edit with prompt: first in of:, and have one system: and one "
+                "template: at most"
+            )
+        seen |= keys
+    return ""
 
 
 class Prompted(Strict):
@@ -140,13 +173,25 @@ class Prompted(Strict):
                 f"name its field there, such as fields: {{prompt: ..., response: ..., "
                 f"{edit.prompt}: FIELD}}"
             )
-        for part in edit.of or []:
+        if edit.template is not None and edit.template == (self.template or "none"):
+            raise ValueError(
+                f"edits.{name}.template: the prompts of this text set have the form "
+                f"{edit.template!r} already; give the other one, or remove template:"
+            )
+        parts = edit.of or []
+        for part in parts:
             if part not in self.edits or self.edits[part].of is not None:
                 single = [key for key, each in self.edits.items() if each.of is None]
                 raise ValueError(
                     f"edits.{name}.of: {part!r} is no single edit of this text set; there are "
                     f"{', '.join(single) or 'none'}"
                 )
+        twice = next((part for part in parts if parts.count(part) > 1), None)
+        if twice is not None:
+            raise ValueError(f"edits.{name}.of: {twice!r} stands there twice; name each edit once")
+        reason = undone([self.edits[part] for part in parts])
+        if reason:
+            raise ValueError(f"edits.{name}.of: {reason}")
 
     def recipe(self) -> dict[str, Any]:
         """What decides which texts come out: the part of the fingerprint that concerns texts.

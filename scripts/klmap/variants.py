@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from klmap import pairs
-from klmap.config_prompts import Edit
+from klmap.config_prompts import Edit, undone
 from klmap.errors import InputError
 from klmap.files import atomic, read_json, sha256_of, write_json
 from klmap.log import logger
-from klmap.pairs import Form
+from klmap.pairs import Form, Messages
 from klmap.texts import read_texts
-
-_CONTENT = ("prompt", "format", "prefix", "suffix")
-"""Keys of an edit that change the prompt itself."""
 
 
 def build(
@@ -42,9 +39,11 @@ def build(
 
     Raises:
         InputError: a file is broken, the texts have no prompts, an edit names a wording that they
-            do not have, or one would undo another.
+            do not have, one would undo another, or no text is changed by any.
     """
-    _check(edits)
+    reason = undone(edits)
+    if reason:
+        raise InputError(f"edits: {reason}")
     base = read_texts(texts, manifest)
     content = read_json(manifest)
     form = Form.of(content)
@@ -67,25 +66,18 @@ def build(
             record = json.loads(line) | form.written(messages, text.prompts)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             conversations.append(messages)
-            changed += messages != text.messages or record["prompt"] != text.prompt
+            changed += _seen(record["prompt"], messages) != _seen(text.prompt, text.messages)
+        if edits and not changed:
+            given = [edit.model_dump(exclude_none=True) for edit in edits]
+            raise InputError(
+                f"{texts}: the edits {given} leave every prompt as it is, so there is nothing to "
+                "compare; remove the edit, or give it something to change"
+            )
     about = {"sha256": sha256_of(made[0]), "recipe": dict(recipe)}
     write_json(made[1], {**content, **about, **form.manifest(conversations)})
     logger.info("%d texts, %d of them with another prompt", len(base), changed)
 
 
-def _check(edits: Sequence[Edit]) -> None:
-    """No edit undoes what one before it has done: their shifts could not add up."""
-    seen: set[str] = set()
-    for edit in edits:
-        keys = set(edit.model_dump(exclude_none=True))
-        undone = keys & seen & {"system", "template"}
-        if edit.prompt is not None:
-            undone |= seen & set(_CONTENT)
-        if undone:
-            key = sorted(undone)[0]
-            raise InputError(
-                f"edits: {edit.model_dump(exclude_none=True)} would undo {key}: of an edit before "
-                "it; put an edit with prompt: first in of:, and have one system: and one "
-                "template: at most"
-            )
-        seen |= keys
+def _seen(prompt: str | None, messages: Messages | None) -> str | Messages | None:
+    """What a model reads of a prompt: the characters, or the messages that its template renders."""
+    return messages if prompt is None else prompt
