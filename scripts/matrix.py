@@ -30,14 +30,13 @@ def main() -> None:
     parser.add_argument("--allow", choices=conventions.KEYS, nargs="*", default=[], help=allow)
     rows = "what the rows are; pmi: what responses gain by their prompts"
     parser.add_argument("--vector", choices=VECTORS, default=VECTORS[0], help=rows)
+    parser.add_argument("--mixed-likelihoods", action="store_true", help="join different kinds")
     parser.add_argument("--differences", type=Path, nargs="?", help="conventions.tsv to write")
     parser.add_argument("--matrix", type=Path, required=True, help="matrix.h5 to write")
     parser.add_argument("--models", type=Path, required=True, help="models.tsv to write")
     parser.add_argument("--failures", type=Path, required=True, help="failures.tsv to write")
     args = parser.parse_args()
-    threshold = args.clip_threshold
-    if args.clip_from is not None:
-        threshold = _threshold(args.clip_from)
+    threshold = _threshold(args.clip_from) if args.clip_from else args.clip_threshold
     collection = collect.collect(
         args.index,
         args.scores,
@@ -50,6 +49,7 @@ def main() -> None:
         allowed=args.allow,
         selection=args.selection,
         vector=args.vector,
+        mixed_likelihoods=args.mixed_likelihoods,
     )
     if args.differences is not None:
         conventions.write_differences(args.differences, collection.differences)

@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, nargs="?", help="selection.h5 of the texts")
     rows = "what the rows are; pmi: what responses gain by their prompts"
     parser.add_argument("--vector", choices=VECTORS, default=VECTORS[0], help=rows)
+    parser.add_argument("--mixed-likelihoods", action="store_true", help="join different kinds")
     parser.add_argument(
         "--on-failure", choices=["stop", "skip"], default="stop", help="what to do without a score"
     )
@@ -42,6 +43,7 @@ def main() -> None:
         selection=args.selection,
         may_be_empty=True,
         vector=args.vector,
+        mixed_likelihoods=args.mixed_likelihoods,
     )
     models_table.write_models(args.models, collection.models)
     models_table.write_failures(args.failures, collection.failures)

@@ -137,6 +137,79 @@ def test_the_commands_take_the_vector(
         assert found.clip_threshold == expected.matrix.clip_threshold
 
 
+def of_two_kinds(folder: Folder) -> None:
+    """Two causal models, of which others have computed one, and two masked ones."""
+    folder.made[0].attributes = {"likelihood": "masked"}
+    folder.made[1].attributes = {"imported": "release", "card": '{"id": "org/a"}'}
+    folder.made[2].attributes = {"likelihood": "masked"}
+    for made in folder.made:
+        folder.write(made)
+
+
+def test_kinds_of_likelihood_do_not_share_a_map_unasked(folder: Folder) -> None:
+    of_two_kinds(folder)
+    with pytest.raises(InputError) as caught:
+        folder.collect()
+    told = str(caught.value)
+    assert "org--a by causal, org--b by masked" in told
+    assert "on_map: false" in told
+    assert "map: {mixed_likelihoods: true}" in told
+    assert not (folder.root / "collected.h5").exists()
+
+
+def test_kinds_of_likelihood_that_may_be_mixed_are_joined_with_a_warning(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_two_kinds(folder)
+    found = folder.collect(mixed_likelihoods=True)
+    kinds = {model.model: model.likelihood for model in found.models}
+    assert kinds == {
+        "org--a": "causal",
+        "org--b": "masked",
+        "org--c+int8": "causal",
+        "org--c@step20": "masked",
+    }
+    assert "likelihoods of 2 kinds are joined" in caplog.text
+    assert "no KL divergences" in caplog.text
+
+
+def test_a_map_of_one_kind_says_nothing_of_kinds(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    for made in folder.made:
+        made.attributes = {"likelihood": "masked"}
+        folder.write(made)
+    found = folder.collect()
+    assert {model.likelihood for model in found.models} == {"masked"}
+    assert "kinds" not in caplog.text
+
+
+def test_a_failed_model_of_another_kind_is_no_mixture(folder: Folder) -> None:
+    folder.add("org--m", error="no mask", attributes={"likelihood": "masked"})
+    assert len(folder.collect(skip_failures=True).models) == 4
+
+
+@pytest.mark.parametrize("script", ["matrix.py", "offmap.py"])
+def test_the_commands_mix_kinds_of_likelihood_only_where_they_are_told_to(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    folder.collect()
+    of_two_kinds(folder)
+    said = ["--index", folder.index, "--scores", folder.scores, "--cards", folder.cards]
+    said += ["--texts", folder.texts, "--manifest", folder.manifest]
+    said += ["--models", tmp_path / "models.tsv", "--failures", tmp_path / "failures.tsv"]
+    made = tmp_path / "made.h5"
+    said += ["--clip-from", folder.root / "collected.h5"]
+    said += ["--matrix" if script == "matrix.py" else "--offmap", made]
+    main = runpy.run_path(str(SCRIPTS / script), run_name="commands")["main"]
+    monkeypatch.setattr(sys, "argv", [script, *map(str, said)])
+    with pytest.raises(InputError, match="different kinds"):
+        main()
+    monkeypatch.setattr(sys, "argv", [script, *map(str, said), "--mixed-likelihoods"])
+    main()
+    assert len(store.read_matrix(made).model) == 4
+
+
 def test_matrix_is_clipped_at_two_percent_and_centred(folder: Folder) -> None:
     matrix = folder.collect().matrix
     assert matrix.clip_quantile == 0.02

@@ -71,6 +71,7 @@ def collect(
     selection: Path | None = None,
     may_be_empty: bool = False,
     vector: str = LOGLIK,
+    mixed_likelihoods: bool = False,
 ) -> Collection:
     """Join the score files that the index names into one matrix, without holding it in memory.
 
@@ -91,13 +92,17 @@ def collect(
         may_be_empty: write a matrix without models where every one failed and is to be skipped.
         vector: what the matrix is of: ``loglik``, or ``pmi``, what responses gain by their prompts
             (:func:`klmap.store_score.read_score`). Hidden states have log-likelihoods alone.
+        mixed_likelihoods: join models whose likelihoods are of different kinds
+            (:mod:`klmap.likelihoods`), although their distances are no KL divergences. What others
+            have computed is causal.
 
     Returns:
         The models of the matrix, in the order of its rows, and those that failed.
 
     Raises:
         InputError: a file is missing, broken, of another text set or of another model, or was
-            computed by other conventions than those of others that it would be compared with.
+            computed by other conventions than those of others that it would be compared with; or
+            the models have likelihoods of different kinds, and these are not to be mixed.
         PermanentFailure: models failed and are not to be skipped, or every model failed.
         OSError: the disk is full.
     """
@@ -121,6 +126,7 @@ def collect(
                 lowest.add(rows)
             file.write_loglik(begin, rows)
         join.check(manifest, skip_failures, may_be_empty)
+        _check_kinds(manifest, join.models, mixed_likelihoods)
         differences = conventions.differences(join.scored, wanted.mean_bytes)
         accepted = join.accepted()
         conventions.refuse([d for d in differences if d.model not in accepted], allowed)
@@ -282,6 +288,33 @@ def _check_failures(failed: Sequence[tuple[Failure, Path]], kept: bool, skip: bo
         f"{len(failed)} models could not be scored:\n{lines}\n"
         "to draw the map without them, set on_model_failure: skip in config.yaml; to try one "
         "again, fix it and remove the file named with it"
+    )
+
+
+def _check_kinds(manifest: Path, models: Sequence[Model], mixed: bool) -> None:
+    """Refuse a map of several kinds of likelihood, or warn of it where it is wanted.
+
+    A configuration shows neither what a reference that was made before holds, nor a release.
+    """
+    first: dict[str, str] = {}
+    for model in models:
+        first.setdefault(model.likelihood, model.model)
+    if len(first) < 2:
+        return
+    found = ", ".join(f"{model} by {kind}" for kind, model in sorted(first.items()))
+    if mixed:
+        logger.warning(
+            "likelihoods of %d kinds are joined (%s): distances between models of different kinds "
+            "are no KL divergences",
+            len(first),
+            found,
+        )
+        return
+    raise InputError(
+        f"{manifest.parent}: likelihoods of different kinds would be compared ({found}), and their "
+        "distances are no KL divergences; score them on text sets of their own (texts: of the "
+        "models), keep some off the map (on_map: false), or accept that with "
+        "map: {mixed_likelihoods: true}"
     )
 
 
