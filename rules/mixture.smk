@@ -68,7 +68,7 @@ rule mixture_train:
         runtime=30,
     params:
         base=on_mixture(plan_prompts.base_folder),
-        spec=on_texts(plan_prompts.spec_of_base),
+        spec=on_mixture(plan_prompts.spec_of_base),
     shell:
         f"{SCRIPTS}/mixture_train.py --weights {{input.weights}} --plan {{wildcards.plan}} "
         "--kind {wildcards.kind} --base {params.base} --corpus {input.corpus} "

@@ -163,7 +163,8 @@ def values(plan: Plan, texts: str) -> str:
     """Arguments that tell matrix and offmap where the scores are, and what to take of them."""
     variant = plan.config.variants.get(texts)
     vector = " --vector pmi" if variant is not None and variant.edit is None else ""
-    return f"--scores {scores_folder(plan, texts)}{vector}"
+    mixed = " --mixed-likelihoods" if plan.config.map.mixed_likelihoods else ""
+    return f"--scores {scores_folder(plan, texts)}{vector}{mixed}"
 
 
 def clip(plan: Plan, texts: str) -> str:
@@ -174,7 +175,8 @@ def clip(plan: Plan, texts: str) -> str:
     if texts in plan.references:
         return f"--clip-from {shlex.quote(plan.references[texts].file('matrix.h5'))}"
     threshold = plan.config.map.clip_threshold
-    if threshold is not None:
+    # One of log-likelihoods says nothing about what prompts add.
+    if threshold is not None and plan.config.scored_as(texts) == texts:
         return f"--clip-threshold={threshold!r}"
     reports = release_files(plan, texts, "report.json")
     return f"--clip-from {reports[0]}" if reports else ""

@@ -261,13 +261,12 @@ class Config(Strict):
     def scored_on(self) -> dict[str, dict[str, ModelEntry]]:
         """The models that are scored on each text set, by their names on the map, as configured.
 
-        Who names a text set means its edited ones too. Nothing is scored for PMI alone.
+        Nothing is scored for PMI alone.
         """
         own = [name for name in self.texts if self.scored_as(name) == name]
         found: dict[str, dict[str, ModelEntry]] = {name: {} for name in own}
         for slug, entry in self.by_slug.items():
-            named = set(own if entry.texts is None else entry.texts)
-            named.update(*(self.edited.get(name, {}).values() for name in entry.texts or ()))
+            named = self._named(entry)
             for name in own:
                 if name not in named:
                     continue
@@ -275,6 +274,19 @@ class Config(Strict):
                 if selection is None or selection.of not in named or selection.of not in self.texts:
                     found[name][slug] = entry
         return found
+
+    def _named(self, entry: ModelEntry) -> set[str]:
+        """The text sets that a model is to be scored on.
+
+        A text set means its edited ones too, unless some of these are named themselves. Shifts are
+        those of models on the map.
+        """
+        named = set(self.given if entry.texts is None else entry.texts)
+        for name in [*named] if entry.on_map else ():
+            edited = set(self.edited.get(name, {}).values())
+            if not edited & named:
+                named |= edited
+        return named
 
     @cached_property
     def mapped_on(self) -> dict[str, dict[str, ModelEntry]]:

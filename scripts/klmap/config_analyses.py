@@ -30,7 +30,10 @@ NEED_ALL_TEXTS = (
 """Analyses of what depends on the texts; they are left out for selections of texts."""
 
 
-OF_WHOLE_SETS = ("robustness", "trajectories", "true_kl", "prompts", "mixture", "generation")
+OF_WHOLE_SETS = (
+    *("leakage", "robustness", "trajectories", "merges", "true_kl"),
+    *("prompts", "mixture", "generation"),
+)
 """Analyses of log-likelihoods themselves, or of several text sets; they are left out for PMI."""
 
 

@@ -167,7 +167,8 @@ class ModelEntry(Strict):
     """Overrides `scoring.likelihood` for this model."""
     texts: list[str] | None = Field(None, min_length=1)
     """Text sets on which the model is scored; all without any, but no selection whose reference is
-    configured here too: the scores of the reference stand for its selections."""
+    configured here too: the scores of the reference stand for its selections. A set with edits of
+    its prompts means these too, unless some of them are named (`TEXTS.EDIT`)."""
     on_map: bool = True
     """With false the model is scored and used by analyses, but neither the map nor its clip
     threshold see it."""

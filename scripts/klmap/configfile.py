@@ -246,11 +246,12 @@ def _cross_checks(config: Config, places: Places, origins: Sequence[str]) -> lis
     asked = config.analyses.contrast
     for name, comparison in ({} if asked is None else asked.comparisons).items():
         for texts in comparison.texts or []:
-            if texts not in config.texts:
+            variant = config.variants.get(texts)
+            if texts not in config.texts or (variant is not None and variant.edit is not None):
                 where = ["analyses", "contrast", "comparisons", name, "texts"]
                 problems.append(
                     f"{places.name(where, origins)}: no text set {texts!r}; configured: "
-                    f"{', '.join(config.texts)}{places.line(where, origins)}"
+                    f"{', '.join(config.given)}{places.line(where, origins)}"
                 )
     for number, problem in config_entries.problems(config):
         place: list[Any] = ["models", number]

@@ -29,6 +29,10 @@ BYTES_PER_TOKEN = 3.6
 CHUNK_SHARE = 0.95
 """Mean length of chunks as a share of the longest allowed: 972 of 1,024 bytes as published."""
 
+WRITING = 20.0
+"""How many times as long a token takes that is written, one after the other, as one that is read
+(own)."""
+
 USUAL_BYTES = 1024
 """Longest chunk of the published text set, in UTF-8 bytes."""
 
@@ -219,12 +223,16 @@ def speeds(measured: Sequence[Measured], hardware: Hardware) -> tuple[Speed, Spe
 
 
 def reading_of(spec: Mapping[str, Any]) -> str:
-    """How a score reads its texts, where that is not once from left to right: ``masked``, ``pmi``.
+    """How a score reads its texts, where that is not once from left to right: ``masked+pmi``.
 
     Args:
         spec: settings of the score.
     """
-    return "masked" if spec.get("likelihood") == "masked" else "pmi" if spec.get("pmi") else ""
+    parts = [
+        "masked" if spec.get("likelihood") == "masked" else "",
+        "pmi" if spec.get("pmi") else "",
+    ]
+    return "+".join(part for part in parts if part)
 
 
 def read_per_scored(reading: str, manifest: Mapping[str, Any] | None) -> float:
@@ -239,10 +247,20 @@ def read_per_scored(reading: str, manifest: Mapping[str, Any] | None) -> float:
     """
     response = float((manifest or {}).get("mean_bytes") or CHUNK_SHARE * USUAL_BYTES)
     prompt = float((manifest or {}).get("mean_prompt_bytes") or 0)
-    whole = 1 + prompt / response
-    if reading == "masked":
-        return whole * max(response / BYTES_PER_TOKEN, 1)
-    return whole + (1 if reading == "pmi" else 0)
+    whole = 1 + prompt / response + (1 if "pmi" in reading else 0)
+    return whole * (max(response / BYTES_PER_TOKEN, 1) if "masked" in reading else 1)
+
+
+def tokens_of_writing(responses: int, longest: int, manifest: Mapping[str, Any] | None) -> float:
+    """Tokens that take as long to read as it takes to write responses and to score them (own).
+
+    Args:
+        responses: of both models of a pair.
+        longest: most tokens of a response.
+        manifest: texts.json of the prompts, once they are made.
+    """
+    prompt = float((manifest or {}).get("mean_prompt_bytes") or USUAL_BYTES) / BYTES_PER_TOKEN
+    return responses * (prompt + longest) * (1 + WRITING)
 
 
 def tokens_of(

@@ -106,10 +106,8 @@ def trained(plan: Plan, texts: str) -> list[str]:
     return [path for kinds in trained_by_plan(plan, texts).values() for path in kinds.values()]
 
 
-def spec_of_base(plan: Plan, texts: str) -> str:
-    """Settings by which models are scored that are trained to check mixtures, as JSON."""
-    for each in checked_on(plan, texts).values():
-        entry = plan.config.part(each.base)
-        if entry is not None:
-            return plan.spec(texts, entry.slug)
-    return "{}"
+def spec_of_base(plan: Plan, texts: str, mixture: str) -> str:
+    """Settings by which the models are scored that are trained to check a mixture, as JSON."""
+    _base(plan, texts, mixture)
+    entry = plan.config.part(checked_on(plan, texts)[mixture].base)
+    return plan.spec(texts, entry.slug if entry is not None else "")

@@ -20,7 +20,7 @@ from klmap.allocation import Request
 from klmap.cards import Card, read_card
 from klmap.errors import InputError
 from klmap.estimates import Measured, Speed
-from klmap.pair_jobs import PairJobs
+from klmap.pair_jobs import SAMPLES, PairJobs
 from klmap.plan import Plan
 
 
@@ -58,14 +58,18 @@ class Submission:
         factor = allocation.layers_factor(card, entry.layers)
         return replace(found, minutes=math.ceil(factor * found.minutes))
 
-    def _plain(self, texts: str, model: str) -> Request:
-        """What a model asks for without its hidden states."""
+    def _plain(self, texts: str, model: str, jobs: PairJobs | None = None) -> Request:
+        """What a model asks for without its hidden states, or as one of a pair."""
         entry = self._config.by_slug[model]
         manifest = self._manifest(texts)
         spec = json.loads(self._plan.spec(texts, model))
         measured, speeds = self._speeds()
         tokens = estimates.tokens_of(*self._plan.sizes(texts), manifest, measured)
-        if tokens is not None:
+        asked = self._config.analyses.generation
+        if jobs is not None and jobs.kind == SAMPLES and asked is not None:
+            responses = 2 * asked.prompts * asked.samples
+            tokens = estimates.tokens_of_writing(responses, asked.tokens, manifest)
+        elif tokens is not None:
             tokens *= estimates.read_per_scored(estimates.reading_of(spec), manifest)
         return allocation.request(
             self._card(entry.source),
@@ -88,7 +92,7 @@ class Submission:
             first: name of one model on the map.
             second: name of the other one.
         """
-        one, other = (self._plain(texts, model) for model in (first, second))
+        one, other = (self._plain(texts, model, jobs) for model in (first, second))
         gpus, most = max(one.gpus, other.gpus), self._config.hardware.max_gpus
         cards = [self._card(source) for source in jobs.sources(texts, first, second)]
         specs = [json.loads(self._plan.spec(texts, model)) for model in (first, second)]
