@@ -73,6 +73,9 @@ def make(folder: Path, recipe: DrawnTexts) -> tuple[list[Text], dict[str, Any]]:
         ((system("Be kind."), user("Why?")), "\n\n", "Be kind.\n\nWhy?\n\n"),
         ((user("a"), assistant("b"), user("c")), "|", "a|b|c|"),
         ((user(" "),), "|", " |"),
+        ((system("Be kind."), user("Why?")), "", "Be kind.\nWhy?"),
+        ((system("Be kind. "), user("Why?")), "", "Be kind. Why?"),
+        ((user("a"), assistant("b"), system("c"), system("")), "", "abc\n"),
     ],
 )
 def test_every_content_is_followed_by_the_separator_and_empty_ones_are_not_seen(

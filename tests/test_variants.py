@@ -103,6 +103,17 @@ def test_a_variant_has_the_same_responses(base: Path) -> None:
     assert origins == [json.loads(line)["origin"] for line in base.open(encoding="utf-8")]
 
 
+def test_a_message_of_the_system_is_not_glued_to_running_text(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "mine.jsonl", [{"text": "one two three"}, {"text": "a b c d e"}])
+    base = tmp_path / "texts.jsonl"
+    recipe = FileTexts(source="file", path=str(path), prompt_bytes=4, min_bytes=0)
+    texts.build(recipe, base, base.with_suffix(".json"))
+    made = build(base, "kind", {"system": "Be kind."})
+    assert [text.prompt for text in read(base)] == ["one", "a b"]
+    assert [text.prompt for text in read(made)] == ["Be kind.\none", "Be kind.\na b"]
+    assert manifest_of(made)["separator"] == ""
+
+
 def test_without_edits_the_texts_are_a_copy_byte_for_byte(base: Path) -> None:
     made = build(base, "pmi", recipe=manifest_of(base)["recipe"])
     assert made.read_bytes() == base.read_bytes()

@@ -80,10 +80,20 @@ def rendered(messages: Messages, separator: str) -> str:
     """The plain text of a conversation: each content that is not empty, and a separator behind it.
 
     So the separator stands between messages and before the response; a prompt without a character
-    gives the empty text, and the response is scored as in a set without prompts. Roles do not
+    gives the empty text, and the response is scored as in a set without prompts. Where the
+    separator is empty, as where running text is cut, a line break stands behind a message of the
+    system that does not end with white space: it is no part of the text that follows. Roles do not
     show. Klmap's own.
     """
-    return "".join(each["content"] + separator for each in messages if each["content"])
+    return "".join(
+        each["content"] + (separator or _behind(each)) for each in messages if each["content"]
+    )
+
+
+def _behind(message: Message) -> str:
+    """What stands behind a message that is not empty where the separator is."""
+    glued = message["role"] == SYSTEM and not message["content"][-1].isspace()
+    return "\n" if glued else ""
 
 
 def cut(text: str, most: int) -> tuple[str, str] | None:
