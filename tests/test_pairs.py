@@ -276,6 +276,8 @@ def test_the_template_of_a_model_renders_prompts_later(tmp_path: Path) -> None:
         ({"question": ["x"], "answer": "x"}, ":2: question is list, expected a string"),
         ({"question": "half \ud83d", "answer": "x"}, ":2: question holds half a surrogate pair"),
         ({"question": "x", "answer": ""}, ":2: the response has 0 UTF-8 bytes"),
+        ({"question": "x", "answer": None}, ":2: answer is null; give it a value, or remove"),
+        ({"question": None, "answer": "x"}, ":2: question is null; give it a value, or remove"),
     ],
 )
 def test_a_bad_pair_is_named_with_file_and_line(
@@ -297,7 +299,12 @@ def test_a_bad_pair_is_named_with_file_and_line(
         ([user("x"), assistant("")], "the response has 0 UTF-8 bytes"),
         ([user("x"), {"role": "tool", "content": "1"}, assistant("y")], "chat[1].role is 'tool'"),
         ([user("x"), "y"], "chat[1] is no message; expected role and content"),
-        ([{"role": "user"}, assistant("y")], "chat[0].content is NoneType, expected a string"),
+        ([{"role": "user"}, assistant("y")], "chat[0].content is null, expected a string"),
+        ([{"role": None, "content": "x"}, assistant("y")], "chat[0] has null as its role"),
+        ([user("x"), None], "chat[1] is null, expected a message"),
+        ({"role": None, "content": None}, "chat has no message"),
+        (None, "chat is null; give it a value, or remove the record"),
+        ([user("x"), {"text": "y"}], "chat[1] is no message; expected role and content"),
         ([{"role": 3, "content": "x"}, assistant("y")], "chat[0].role is 3; known are system,"),
         ({"role": ["user"], "content": ["a", "b"]}, "chat is dict, expected a list of messages"),
     ],
@@ -367,7 +374,7 @@ def test_pairs_of_a_dataset_are_sampled_among_the_rows_with_a_response(tmp_path:
         n=8,
         pool=12,
     )
-    assert "6 of 30 rows have no response and are left out, such as someone/pile[train]:0" in said
+    assert "6 of 30 rows cannot be scored and are left out, such as someone/pile[train]:0" in said
     usable = [row for row in rows[:30] if row["a"]]
     expected = random.Random(42).sample(usable, 12)[:8]
     made = read_texts(path, path.with_suffix(".json"))
@@ -378,15 +385,37 @@ def test_pairs_of_a_dataset_are_sampled_among_the_rows_with_a_response(tmp_path:
 
 def test_conversations_of_a_dataset_end_with_the_response(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"chat": [user(f"Question {n}?"), assistant(f"Answer {n}.")]} for n in range(6)
+        {"chat": [user(f"Question {n}?"), assistant(f"Answer {n}.")]} for n in range(12)
     ]
     rows[2]["chat"].append(user("Thanks."))
+    rows[6]["chat"] = []
+    rows[7]["chat"] = None
+    rows[8]["chat"][0]["role"] = "tool"
+    rows[9]["chat"][0]["role"] = None
+    rows[10]["chat"][0]["content"] = None
+    rows[11]["chat"][1]["content"] = None
     said, path = of_the_hub(tmp_path, rows, fields={"messages": "chat"}, n=5, template="model")
-    assert "1 of 6 rows have no response and are left out" in said
+    assert "7 of 12 rows cannot be scored and are left out" in said
     made = read_texts(path, path.with_suffix(".json"))
     assert {(text.messages or ())[0]["content"][-2] + text.text[-2] for text in made} == {
         f"{n}{n}" for n in (0, 1, 3, 4, 5)
     }
+
+
+def test_rows_of_a_dataset_with_null_in_a_pair_are_left_out(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"meta": {"q": f"{n}?", "other": "x"}, "a": f"{n}.", "en": "Why?"} for n in range(7)
+    ]
+    rows[0]["a"] = None
+    rows[1]["meta"]["q"] = None
+    rows[3]["meta"] = None
+    rows[5]["en"] = None
+    fields = {"prompt": "meta.q", "response": "a", "english": "en"}
+    said, path = of_the_hub(tmp_path, rows, fields=fields, n=3)
+    assert "4 of 7 rows cannot be scored and are left out, such as" in said
+    assert "[train]:0: a is null" in said
+    made = read_texts(path, path.with_suffix(".json"))
+    assert {(text.prompt, text.text) for text in made} == {(f"{n}?\n", f"{n}.") for n in (2, 4, 6)}
 
 
 def test_a_dataset_without_the_field_is_refused_with_what_it_has(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ GOOD = {"text": "a text like any other"}
     ("records", "place", "words"),
     [
         ([GOOD, {"body": "x"}], ":2", "no field 'text' (fields here: body); name it with field:"),
-        ([GOOD, {"text": None}], ":2", "no field 'text'"),
+        ([GOOD, {"text": None}], ":2", "text is null; give it a value, or remove the record"),
         ([GOOD, {"text": 5}], ":2", "text is int, expected a string"),
         ([GOOD, {"text": ""}], ":2", "0 UTF-8 bytes"),
         ([GOOD, {"text": "é" * 5}], ":2", "10 UTF-8 bytes and must have more than min_bytes: 10"),
@@ -321,7 +321,7 @@ def test_a_bad_file_is_named(tmp_path: Path, name: str, data: bytes | None, word
     ("rows", "place", "words"),
     [
         ([{"body": "x"}], ":1", "no field 'text' (fields here: body)"),
-        ([GOOD, {"text": None}], ":2", "no field 'text'"),
+        ([GOOD, {"text": None}], ":2", "text is null; give it a value, or remove the record"),
         ([{"text": 1}], ":1", "text is int, expected a string"),
         ([{**GOOD, "index": 0}, {**GOOD, "index": 0}], ":2", "index 0 stands at"),
     ],

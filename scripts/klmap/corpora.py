@@ -18,6 +18,7 @@ from klmap import pairs
 from klmap.config_texts import FileTexts, HubTexts, RecordTexts, UrlTexts
 from klmap.errors import InputError
 from klmap.log import logger
+from klmap.pairs import Unusable
 
 DEFAULT_DOMAIN = "all"
 """The domain of texts that name none."""
@@ -41,10 +42,6 @@ class Document:
     origin: str
     messages: pairs.Messages | None = None
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-class _NoResponse(InputError):
-    """A record without a response that can be scored."""
 
 
 def file_documents(recipe: FileTexts) -> Iterator[Document]:
@@ -120,7 +117,7 @@ def _document(
         whole = True
     size = len(document.text.encode())
     if whole and size <= recipe.min_bytes:
-        raise _NoResponse(
+        raise Unusable(
             f"{place}: the {'text' if recipe.fields is None else 'response'} has {size} UTF-8 "
             f"bytes and must have more than min_bytes: {recipe.min_bytes}; remove the record or "
             "lower min_bytes"
@@ -143,7 +140,7 @@ def _pair(
         value = _present(record, name, place, "fields: {messages: ...}")
         messages, response = pairs.conversation(value, name, place)
         if response is None:
-            raise _NoResponse(
+            raise Unusable(
                 f"{place}: the last of {name} is no message of the {pairs.ASSISTANT}, which the "
                 "response is; remove what follows the response, or the record"
             )
@@ -184,11 +181,12 @@ def _unreadable(recipe: HubTexts, error: Exception) -> InputError:
 def hub_documents(recipe: HubTexts) -> Iterator[Document]:
     """The first documents of a Hub dataset's split, streamed and never stored as a whole.
 
-    Rows without a response are left out with a line in the log: nobody can edit them there.
+    Rows with nothing to score are left out with a line in the log: without a response, with null
+    where a text belongs, or with roles that no chat template knows. Nobody can edit them there.
 
     Raises:
-        InputError: the dataset, its subset, split or revision cannot be read, or a row lacks the
-            text or a field of its prompt, or is no conversation; the message says which.
+        InputError: the dataset, its subset, split or revision cannot be read, or rows lack the
+            field of the text or of its prompt, or hold no conversation; the message says which.
     """
     import datasets
 
@@ -202,12 +200,12 @@ def hub_documents(recipe: HubTexts) -> Iterator[Document]:
             place = f"{name}[{recipe.split}]:{number}"
             try:
                 yield _document(row, recipe, place, place)
-            except _NoResponse as error:
+            except Unusable as error:
                 first = first or str(error)
                 left_out += 1
         if left_out:
             logger.warning(
-                "%d of %d rows have no response and are left out, such as %s",
+                "%d of %d rows cannot be scored and are left out, such as %s",
                 *(left_out, number + 1, first),
             )
     except InputError:
@@ -297,10 +295,12 @@ def _text(record: Mapping[str, Any], field: str, place: str, key: str = "field:"
 def _present(record: Mapping[str, Any], field: str, place: str, key: str) -> Any:
     """A field that has to be there; ``key`` of config.yaml names it."""
     value = _field(record, field)
-    if value is None:
-        known = ", ".join(map(str, record)) or "none"
-        raise InputError(f"{place}: no field {field!r} (fields here: {known}); name it with {key}")
-    return value
+    if value is not None:
+        return value
+    if _is_null(record, field):
+        raise Unusable(f"{place}: {field} is null; give it a value, or remove the record")
+    known = ", ".join(map(str, record)) or "none"
+    raise InputError(f"{place}: no field {field!r} (fields here: {known}); name it with {key}")
 
 
 def _domain(record: Mapping[str, Any], field: str | None, place: str) -> str:
@@ -319,3 +319,14 @@ def _field(record: Mapping[str, Any], field: str) -> Any:
     head, dot, rest = field.partition(".")
     inner = record.get(head)
     return _field(inner, rest) if dot and isinstance(inner, Mapping) else None
+
+
+def _is_null(record: Mapping[str, Any], field: str) -> bool:
+    """Whether a field without a value is there, or what it would be in is there and null."""
+    if field in record:
+        return True
+    head, dot, rest = field.partition(".")
+    inner = record.get(head)
+    if isinstance(inner, Mapping):
+        return bool(dot) and _is_null(inner, rest)
+    return bool(dot) and head in record and inner is None

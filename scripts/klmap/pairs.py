@@ -32,6 +32,13 @@ Messages = tuple[Message, ...]
 """What stands before a response, the oldest message first."""
 
 
+class Unusable(InputError):
+    """A record of the right form that has nothing to score; a dataset of the Hub goes on without.
+
+    Nobody can mend the rows there, where a file of one's own can be mended.
+    """
+
+
 @dataclass(frozen=True)
 class Form:
     """How prompts of a text set look to a model.
@@ -130,8 +137,11 @@ def string(value: Any, name: str, place: str) -> str:
     """A value that has to be a text.
 
     Raises:
+        Unusable: it is null.
         InputError: it is something else, or holds half a surrogate pair.
     """
+    if value is None:
+        raise Unusable(f"{place}: {name} is null, expected a string; remove the record")
     if not isinstance(value, str):
         raise InputError(f"{place}: {name} is {type(value).__name__}, expected a string")
     try:
@@ -158,20 +168,23 @@ def conversation(value: Any, name: str, place: str) -> tuple[Messages, str | Non
         answer of the assistant.
 
     Raises:
-        InputError: it is no conversation, a role is another one, or a content is no text.
+        Unusable: it has no message, or null in it, or a role is another one.
+        InputError: it is no conversation, or a content is no text.
     """
     found = [
         _message(each, f"{name}[{number}]", place)
         for number, each in enumerate(_listed(value, name, place))
     ]
     if not found:
-        raise InputError(f"{place}: {name} has no message; remove the record")
+        raise Unusable(f"{place}: {name} has no message; remove the record")
     *before, last = found
     return tuple(before), last["content"] if last["role"] == ASSISTANT else None
 
 
 def _listed(value: Any, name: str, place: str) -> Sequence[Any]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
+        if all(column is None for column in value.values()):
+            return []
         columns = [column for column in value.values() if isinstance(column, list)]
         if len(columns) == len(value) and len({len(column) for column in columns}) == 1:
             return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -184,18 +197,22 @@ def _listed(value: Any, name: str, place: str) -> Sequence[Any]:
 
 
 def _message(value: Any, name: str, place: str) -> Message:
+    if value is None:
+        raise Unusable(f"{place}: {name} is null, expected a message; remove the record")
     known = value if isinstance(value, Mapping) else {}
     for role_key, content_key in _KEYS:
         if known.get(role_key) is None:
             continue
         role = known[role_key]
         if not isinstance(role, str) or role not in _ROLES:
-            raise InputError(
+            raise Unusable(
                 f"{place}: {name}.{role_key} is {role!r}; known are {', '.join(_ROLES)}: remove "
                 "the record, or keep a file of your own with the conversations of these alone"
             )
         content = string(known.get(content_key), f"{name}.{content_key}", place)
         return {"role": _ROLES[role], "content": content}
+    if any(key in known for key, _ in _KEYS):
+        raise Unusable(f"{place}: {name} has null as its role; remove the record")
     raise InputError(f"{place}: {name} is no message; expected role and content, or from and value")
 
 
