@@ -389,19 +389,25 @@ def test_prompts_longer_than_the_context(tmp_path: Path, llama: Path) -> None:
     assert not found.truncated.any()
 
 
-def test_responses_that_are_cut_away_are_flagged_and_score_nothing(tmp_path: Path) -> None:
+def test_responses_that_are_cut_are_flagged_and_those_cut_away_are_refused(
+    tmp_path: Path,
+) -> None:
     settings = {"tokenizer_class": "LlamaTokenizer", "add_eos_token": True}
     model = tiny_model(tmp_path / "m", "llama", tokenizer="sentencepiece", settings=settings)
     long = " ".join(TEXTS) * 2
-    pairs = [("Short. ", "Yes."), (long, "Yes."), (long[:300], long[300:])]
-    found = scored(paired_job(tmp_path, model, pairs, overlength="truncate"))
-    assert found.truncated.tolist() == [False, True, True]
+    partly = [("Short. ", "Yes."), (long[:300], long[300:])]
+    found = scored(paired_job(tmp_path, model, partly, overlength="truncate"))
+    assert found.truncated.tolist() == [False, True]
     assert found.n_scored[0] == found.n_tokens[0] + 1, "the EOS that the tokenizer adds"
-    assert (found.loglik[1], found.n_scored[1]) == (0.0, 0)
-    assert 0 < found.n_scored[2] < found.n_tokens[2]
-    assert found.attributes["n_unscored"] == 1
+    assert 0 < found.n_scored[1] < found.n_tokens[1]
+    assert found.attributes["n_unscored"] == 0
+    away = [*partly, (long, "Yes."), (long, "No."), (long, "")]
+    words = rf"of the response of text 2 \(and of 1 more\): its prompt fills the {CONTEXT} tokens"
+    with pytest.raises(PermanentFailure, match=words):
+        scored(paired_job(tmp_path / "away", model, away, overlength="truncate"))
+    assert scored(paired_job(tmp_path / "window", model, away[:4])).n_scored.all()
     with pytest.raises(PermanentFailure, match=r"text 1 has .* tokens with its prompt"):
-        scored(paired_job(tmp_path / "fail", model, pairs, overlength="fail"))
+        scored(paired_job(tmp_path / "fail", model, away, overlength="fail"))
 
 
 def test_a_prompt_changes_the_error_bar_only_by_what_is_scored(tmp_path: Path, llama: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from klmap import tokens, tokens_chat
+from klmap.errors import PermanentFailure
 from klmap.log import logger
 from klmap.texts import Text
 from klmap.tokens import Encoded, TextTokenizer
@@ -94,8 +95,8 @@ def read(
         encode: makes the sequences; another kind of likelihood has one of its own.
 
     Raises:
-        PermanentFailure: the tokenizer loses the spaces, a text is too long, or there is no chat
-            template, or one that refuses a conversation.
+        PermanentFailure: the tokenizer loses the spaces, a text is too long, a response is cut away
+            as a whole, or there is no chat template, or one that refuses a conversation.
     """
     policies: dict[str, Any] = {"prefix": prefix, "overlength": overlength, "limit": limit}
     responses = [text.text for text in texts]
@@ -109,6 +110,7 @@ def read(
     else:
         prompts = [text.prompt or "" for text in texts]
     encoded = encode(tokenizer, responses, prompts=prompts, affixes=template is None, **policies)
+    _refuse_lost(encoded, limit)
     if not pmi:
         return Reading(encoded, template=template)
     alone = encode(tokenizer, responses, **policies)
@@ -121,3 +123,16 @@ def read(
             len(texts),
         )
     return Reading(encoded, alone, template)
+
+
+def _refuse_lost(encoded: Encoded, limit: int | None) -> None:
+    """Refuse responses of which nothing is left: a log-likelihood of 0 would be the best of all."""
+    counts = zip(encoded.truncated, encoded.n_tokens, encoded.sequences, strict=True)
+    lost = [n for n, (cut, count, ids) in enumerate(counts) if cut and count and not ids]
+    if lost:
+        others = f" (and of {len(lost) - 1} more)" if len(lost) > 1 else ""
+        raise PermanentFailure(
+            f"overlength: truncate leaves nothing of the response of text {lost[0]}{others}: its "
+            f"prompt fills the {limit} tokens that the model takes; set overlength: window, or give "
+            "shorter prompts"
+        )
