@@ -133,6 +133,6 @@ def _refuse_lost(encoded: Encoded, limit: int | None) -> None:
         others = f" (and of {len(lost) - 1} more)" if len(lost) > 1 else ""
         raise PermanentFailure(
             f"overlength: truncate leaves nothing of the response of text {lost[0]}{others}: its "
-            f"prompt fills the {limit} tokens that the model takes; set overlength: window, or give "
-            "shorter prompts"
+            f"prompt fills the {limit} tokens that the model takes; set overlength: window, or "
+            "give shorter prompts"
         )
