@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ import numpy.typing as npt
 
 from klmap.arrays import Bools, Floats, Ints
 from klmap.errors import InputError
-from klmap.store_file import check_shape, created, opened, plain, reading, whole, writing
+from klmap.store_file import check_shape, created, opened, reading, whole, writing
+from klmap.store_pair import PairFile, check_status, read_attributes, write_attributes
 
 FORMAT = "klmap-samples"
 
 TOKENS, TEXT = "tokens", "text"
 """How samples are scored: as the ids that were sampled, or as their text, read again."""
 
-_IDENTITY = ("first", "second", "texts_sha256", "fingerprint", "status", "error")
-_NESTED = ("commits", "spec")
 _DATASETS = {
     "prompt": np.int32,
     "source": np.int8,
@@ -37,18 +35,10 @@ _DATASETS = {
 
 
 @dataclass
-class Samples:
+class Samples(PairFile):
     """Responses of two models to the same prompts, or why there are none.
 
     Attributes:
-        first: name of the first model.
-        second: name of the second one.
-        commits: commits, or content hashes, of both weights.
-        texts_sha256: hash of the text set, from its manifest.
-        fingerprint: 12 hexadecimal digits that name the computation.
-        spec: the settings that the fingerprint hashes.
-        status: ``ok`` or ``failed``.
-        error: why it failed, empty for ``ok``.
         text: n responses.
         prompt: (n,) int32, the number of the text of the set whose prompt each follows.
         source: (n,) int8, 0 where the first model wrote it, 1 where the second did.
@@ -62,18 +52,10 @@ class Samples:
         ended: (n,) bool, whether the model ended it, and not the longest length.
         canonical: (n,) bool, whether the tokenizer makes the sampled tokens of its text.
         features: (n, d) float32 for MAUVE, NaN for responses without a token; (n, 0) without.
-        attributes: how they are scored (``scored_as``), samples and prompts left out, dtype,
-            device, seconds, software and whatever else the job records.
+        attributes: with the rest, how they are scored (``scored_as``), and samples and prompts
+            left out.
     """
 
-    first: str
-    second: str
-    commits: list[str]
-    texts_sha256: str
-    fingerprint: str
-    spec: dict[str, Any]
-    status: str = "ok"
-    error: str = ""
     text: list[str] = field(default_factory=list)
     prompt: Ints = field(default_factory=lambda: np.zeros(0, np.int32))
     source: npt.NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
@@ -85,7 +67,6 @@ class Samples:
     ended: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     canonical: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     features: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def write_samples(path: Path, found: Samples) -> None:
@@ -105,10 +86,7 @@ def write_samples(path: Path, found: Samples) -> None:
         for name, kind in _DATASETS.items():
             array: npt.NDArray[Any] = np.asarray(getattr(found, name), kind)
             file.create_dataset(name, data=array, **(packed if array.size else {}))
-        named = {key: getattr(found, key) for key in (*_IDENTITY, *_NESTED)}
-        for key, value in (named | found.attributes).items():
-            nested = isinstance(value, (dict, list, tuple))
-            file.attrs[key] = json.dumps(value, sort_keys=True) if nested else value
+        write_attributes(file, found)
 
 
 def read_samples(path: Path) -> Samples:
@@ -118,25 +96,17 @@ def read_samples(path: Path) -> Samples:
         InputError: the file is missing, truncated, of another format, or inconsistent.
     """
     with opened(path, FORMAT) as file, reading(path):
-        known = {key: plain(value) for key, value in file.attrs.items()}
-        other = {
-            key: value
-            for key, value in known.items()
-            if key not in (*_IDENTITY, *_NESTED, "format", "format_version")
-        }
-        named: dict[str, Any] = {key: known[key] for key in _IDENTITY}
-        named |= {key: json.loads(known[key]) for key in _NESTED}
+        named = read_attributes(file)
         named |= {name: whole(file, name) for name in _DATASETS}
         joined, offset = whole(file, "text").tobytes(), whole(file, "text_offset").tolist()
         named["text"] = [joined[start:stop].decode() for start, stop in itertools.pairwise(offset)]
-    found = Samples(**named, attributes=other)
+    found = Samples(**named)
     _check(path, found)
     return found
 
 
 def _check(path: Path, found: Samples) -> None:
-    if found.status not in ("ok", "failed"):
-        raise InputError(f"{path}: status is {found.status!r}, expected 'ok' or 'failed'")
+    check_status(path, found)
     count = len(found.text)
     check_shape(path, "loglik", found.loglik, (2, count))
     check_shape(path, "features", found.features[:, :0], (count, 0))
