@@ -361,7 +361,7 @@ def _log_likelihoods(rng: np.random.Generator, family: Any, domain_of: Any) -> A
 
 def _write_models(path: Path, models: list[Model], loglik: Any, noise: Any, rng: Any) -> None:
     """models.tsv with three columns more than klmap itself writes."""
-    names = [item.name for item in fields(Model) if item.name != "likelihood"]
+    names = [item.name for item in fields(Model) if item.name not in ("likelihood", "pmi")]
     score = np.where(rng.random(len(models)) < 0.4, np.nan, rng.uniform(20, 80, len(models)))
     rows = []
     for row, model in enumerate(models):

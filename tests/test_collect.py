@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,31 @@ def test_a_matrix_of_pmi_has_what_responses_gain_by_their_prompts(folder: Folder
     for row, name in enumerate(found.matrix.model):
         expected = plain.matrix.loglik[row] - alone[name]
         np.testing.assert_array_equal(found.matrix.loglik[row], expected)
-        assert found.models[row].mean_loglik == pytest.approx(expected.mean())
+        assert found.models[row].mean_pmi == pytest.approx(expected.mean())
+        gain = expected.mean() / (folder.mean_bytes * math.log(2))
+        assert found.models[row].pmi_bits_per_byte == pytest.approx(gain)
+    assert (found.matrix.vector, plain.matrix.vector) == ("pmi", "loglik")
+    assert {model.pmi for model in found.models} == {True}
     np.testing.assert_allclose(found.matrix.noise, plain.matrix.noise * math.sqrt(2))
     assert found.models[0].noise_nats == pytest.approx(0.01 * math.sqrt(2))
     assert found.matrix.clip_threshold != plain.matrix.clip_threshold
+
+
+def test_the_table_of_a_map_of_pmi_names_what_it_holds(folder: Folder, tmp_path: Path) -> None:
+    with_responses_alone(folder)
+    found = folder.collect(vector="pmi").models
+    found = [replace(found[0], mean_loglik=12.0, bits_per_byte=-0.25, noise_nats=0.5), *found[1:]]
+    models_table.write_models(tmp_path / "models.tsv", found)
+    rows = files.read_tsv(tmp_path / "models.tsv")
+    assert (rows[0]["pmi_bits_per_byte"], rows[0]["mean_pmi"]) == ("0.25", "12")
+    assert not {"bits_per_byte", "mean_loglik", "pmi"} & set(rows[0])
+    again = models_table.read_models(tmp_path / "models.tsv", [model.model for model in found])
+    assert again[0] == found[0]
+    plain = folder.collect().models
+    models_table.write_models(tmp_path / "plain.tsv", plain)
+    assert not {"pmi_bits_per_byte", "mean_pmi", "pmi"} & set(
+        files.read_tsv(tmp_path / "plain.tsv")[0]
+    )
 
 
 def test_a_matrix_of_pmi_names_the_score_that_has_none(folder: Folder) -> None:

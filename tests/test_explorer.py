@@ -8,15 +8,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from klmap import explorer, explorer_plot, store, style, tree
+from klmap import explorer, explorer_plot, models_table, store, style, tree
+from klmap.files import read_json, write_json
 from tests.mapfiles import zoo
-from tests.pagefiles import HOSTILE, MapFiles, write_map, write_selection
+from tests.pagefiles import HOSTILE, MapFiles, add_column, write_map, write_selection
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -266,3 +268,50 @@ def run(files: MapFiles, page: Path, *more: Any, check: bool = True) -> Any:
         assert done.returncode == 0, done.stderr
         assert done.stdout == ""
     return done
+
+
+def of_pmi(folder: Path) -> MapFiles:
+    """A map of what prompts add."""
+    made = write_map(folder, 6)
+    matrix = store.read_matrix(made.path("matrix.h5"))
+    store.write_matrix(made.path("matrix.h5"), replace(matrix, vector="pmi"))
+    manifest = read_json(made.path("texts.json"))
+    forms = {"template": "none", "separator": "", "vector": "pmi"}
+    write_json(made.path("texts.json"), {**manifest, **forms})
+    models = models_table.read_models(made.path("models.tsv"))
+    models_table.write_models(made.path("models.tsv"), [replace(m, pmi=True) for m in models])
+    return made
+
+
+def test_the_page_of_what_prompts_add_says_so(tmp_path: Path, html: str) -> None:
+    page = explorer.page(of_pmi(tmp_path).payload())
+    data = data_of(page)
+    assert data["texts"]["pmi"] is True
+    labels = {column["name"]: column["label"] for column in data["columns"]}
+    assert labels["pmi_bits_per_byte"] == "bits per byte that prompts add"
+    assert not {"bits_per_byte", "mean_loglik"} & set(labels)
+    assert "This map is of what prompts add" in page
+    assert "lower is better" not in page.partition("<script")[0]
+    assert "near means alike in what prompts add" in page
+    assert "This map is of what prompts add" not in html
+    assert "lower is better.</li>" in html
+    assert "pmi" not in data_of(html)["texts"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "pseudo"),
+    [("masked", True), ("diffusion", True), ("seq2seq", False), ("prefix", False)],
+)
+def test_a_page_of_pseudo_likelihoods_alone_calls_no_distance_a_kl(
+    tmp_path: Path, kinds: str, pseudo: bool
+) -> None:
+    files = write_map(tmp_path, 4)
+    table = add_column(files, tmp_path / "kinds.tsv", "likelihood", [kinds] * 4)
+    payload = files.payload(models_path=table)
+    page = explorer.page(payload)
+    found = explorer.of_likelihoods(payload)
+    assert bool(found) == pseudo
+    assert ("formula of the KL divergence for pseudo-likelihoods" in page) == pseudo
+    assert ("<b>Distance</b> is KL divergence" in page) != pseudo
+    for sentence in found:
+        assert sentence in page

@@ -176,7 +176,7 @@ def test_the_kind_of_likelihood_is_read_from_the_score(tmp_path: Path) -> None:
     folder.add("org--a", attributes={"likelihood": "masked"})
     folder.add("org--b", attributes={"likelihood": "causal"})
     folder.add("org--c")
-    found = folder.collect()
+    found = folder.collect(mixed_likelihoods=True)
     assert [model.likelihood for model in found.models] == ["masked", "causal", "causal"]
 
 
@@ -191,7 +191,7 @@ def test_a_map_of_two_kinds_says_what_distances_between_them_are_not(
     ]
     assert words in explorer.page(mixed)
     same = made.payload(
-        models_path=add_column(made, tmp_path / "b.tsv", "likelihood", ["masked"] * 12)
+        models_path=add_column(made, tmp_path / "b.tsv", "likelihood", ["seq2seq"] * 12)
     )
     for payload in (same, made.payload()):
         assert explorer.of_likelihoods(payload) == []

@@ -8,7 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.collections import EllipseCollection, PathCollection
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from klmap import charts, figures, geometry, labels, lineage, style, tree
 from klmap.arrays import Floats
@@ -312,6 +314,38 @@ def test_every_column_colours(scene: Scene, tmp_path: Path, column: str) -> None
     ]
     colored = replace(scene, models=dated, color_by=column)
     figures.draw(colored, tmp_path, ["map"])
+
+
+def of_pmi(scene: Scene) -> Scene:
+    return replace(scene, models=[replace(model, pmi=True) for model in scene.models])
+
+
+def test_the_map_of_what_prompts_add_says_so_with_the_sign_turned(scene: Scene) -> None:
+    drawn = figures.FIGURES["loglik"](of_pmi(scene))
+    said = words(drawn)
+    assert "The map by what prompts add" in said
+    assert "PMI of 240 texts" in said
+    assert "mean PMI: bits per byte that prompts add" in said
+    assert "log-likelihood" not in said
+    assert "lower is better" not in said
+    assert "lower is better" in words(figures.FIGURES["loglik"](scene))
+    one, other = (style.coloring(found.models, "bits_per_byte") for found in (scene, of_pmi(scene)))
+    assert one.bar is not None
+    assert other.bar is not None
+    assert other.bar.norm.vmax == -one.bar.norm.vmin
+
+
+@pytest.mark.parametrize("name", ["map", "heatmap", "dendrogram", "checkpoints", "layout", "paper"])
+def test_no_figure_calls_distances_of_pmi_a_kl(scene: Scene, name: str) -> None:
+    said = words(figures.FIGURES[name](of_pmi(scene)))
+    assert "KL" not in said
+    assert "log-likelihood" not in said
+    assert "PMI" in said
+
+
+def words(figure: Figure) -> str:
+    """All that is written in a figure."""
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 def test_unknown_names_are_refused(scene: Scene, tmp_path: Path) -> None:

@@ -147,6 +147,21 @@ def test_a_reference_that_is_a_selection_itself_is_refused(tmp_path: Path) -> No
     assert "results/made is a selection itself, and its models lack most texts" in told
 
 
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        ({"vector": "pmi"}, r"is of what prompts add \(PMI\), and has no map of scores of its own"),
+        ({"recipe": {"edits": [{"prefix": "a"}]}}, "has edited prompts, and has no map"),
+    ],
+)
+def test_a_text_set_that_follows_from_another_is_no_reference(
+    tmp_path: Path, marks: dict[str, Any], said: str
+) -> None:
+    finished(tmp_path / "results/made", **marks)
+    told = refusal(tmp_path, texts={"fewer": OUTSIDE})
+    assert re.search(rf"results/made {said}.*name the text set that it follows from", told), told
+
+
 @pytest.mark.parametrize("of", ["{}/results/pile", "{}/results/../results/pile"])
 def test_a_text_set_of_this_configuration_is_named_not_pointed_at(tmp_path: Path, of: str) -> None:
     of = of.format(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -261,6 +262,15 @@ def test_inconsistent_matrix_and_distances_are_refused(tmp_path: Path) -> None:
     replace_dataset(tmp_path / "k.h5", "kl", np.zeros((3, 3)))
     with pytest.raises(InputError, match=r"kl is \(3, 3\) for 2 models"):
         store.read_distances(tmp_path / "k.h5")
+
+
+def test_a_matrix_says_what_its_rows_are(tmp_path: Path) -> None:
+    store.write_matrix(tmp_path / "plain.h5", matrix())
+    store.write_matrix(tmp_path / "pmi.h5", dataclasses.replace(matrix(), vector="pmi"))
+    assert store.read_matrix(tmp_path / "pmi.h5").vector == "pmi"
+    assert store.read_matrix(tmp_path / "plain.h5").vector == "loglik"
+    with h5py.File(tmp_path / "plain.h5") as file:
+        assert "vector" not in file.attrs
 
 
 def designed() -> store.Matrix:

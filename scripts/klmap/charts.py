@@ -37,11 +37,14 @@ LONGEST_NAME = 38
 SINGLE = "One model has no distances.\nAdd a second to config.yaml."
 """What a figure of distances says of a map of one model."""
 
+_LONG = {"KL": "KL divergence"}
 _LEAST_KL = 1e-3
 _MOST_TICKS = 8
 
 
-def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: str) -> Figure:
+def heatmap(
+    models: Sequence[Model], distances: Distances, tree: Node, subject: str, called: str = "KL"
+) -> Figure:
     """KL of all pairs, rows and columns in the order of the tree.
 
     Pairs below the noise of their two scores have a colour outside the scale: their KL says only
@@ -52,6 +55,7 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
         distances: with all pairs.
         tree: whose leaves are these models.
         subject: how many models on which texts, for the subtitle.
+        called: what a distance is called.
 
     Raises:
         InputError: only neighbours are stored.
@@ -65,7 +69,7 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     side = min(max(0.2 * len(models), 3.6), 9.0) if named else 8.0
     width, height = margin + side + 2.2, 1.05 + side + margin + 0.1
     figure = style.new_figure(
-        max(width, 7.6), height, "KL divergence of all pairs",
+        max(width, 7.6), height, f"{_LONG.get(called, called)} of all pairs",
         f"{subject}\nbits/byte, models in the order of the tree",
     )  # fmt: skip
     right = float(figure.get_size_inches()[0]) - margin - side
@@ -97,7 +101,7 @@ def heatmap(models: Sequence[Model], distances: Distances, tree: Node, subject: 
     tall = min(2.6, side * 0.55) / height
     beyond = "\n(grey: above 8, beyond its range)" if extend == "max" else ""
     place = (left, top - tall, 0.16 / width, tall)
-    bar = color_bar(figure, image, place, f"KL, bits/byte{beyond}", extend=extend)
+    bar = color_bar(figure, image, place, f"{called}, bits/byte{beyond}", extend=extend)
     style.decade_axis(bar.ax.yaxis)
     lower = top - tall - 0.3 / height
     if below.any():
@@ -139,13 +143,16 @@ def strip(axes: Axes, each: Sequence[style.Category], vertical: bool) -> None:
     axes.set_axis_off()
 
 
-def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> Figure:
+def checkpoints(
+    models: Sequence[Model], distances: Distances, subject: str, called: str = "KL"
+) -> Figure:
     """KL of every checkpoint to the last one of its run, with standard errors over texts.
 
     Args:
         models: rows of models.tsv.
         distances: with all pairs.
         subject: how many models on which texts, for the subtitle.
+        called: what a distance is called.
 
     Raises:
         InputError: only neighbours are stored.
@@ -159,7 +166,7 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
         10,
         6.2,
         "How far each checkpoint is from the last of its run",
-        f"{subject} · KL with standard error over texts",
+        f"{subject} · {called} with standard error over texts",
         "Hollow: below the numerical noise of the two scores." if hollow else "",
     )
     axes = style.add_axes(figure, 0.85, 0.95, 2.6, 0.95)
@@ -181,7 +188,7 @@ def checkpoints(models: Sequence[Model], distances: Distances, subject: str) -> 
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("training step")
-    axes.set_ylabel("KL to the last checkpoint, bits/byte")
+    axes.set_ylabel(f"{called} to the last checkpoint, bits/byte")
     style.graph(axes)
     label = f"{len(found)} runs, the rest in grey" if len(found) > style.MOST_COLORS else "runs"
     axes.legend(

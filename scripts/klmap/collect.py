@@ -149,6 +149,7 @@ def collect(
             design=design,
             complete=np.array(join.complete, np.bool_),
             selection="" if chosen is None else chosen.fingerprint,
+            vector=vector,
         )
     counts = (len(join.models), len(text_list), mean_bytes, threshold, len(join.failed))
     logger.info(
@@ -209,7 +210,8 @@ class _Join:
             # A score that others have computed brings along what is known of its model.
             own = score.attributes.get("card")
             card = read_json(entry.card) if own is None else json.loads(own)
-            self.models.append(_describe(entry, score, card, self.texts))
+            described = _describe(entry, score, card, self.texts)
+            self.models.append(replace(described, pmi=self.vector == PMI))
             self.complete.append(self.texts.selection is None or entry.is_complete)
             noise = self.models[-1].noise_nats
             self.scored.append(conventions.scored(score, noise, card, self.texts.share(entry)))

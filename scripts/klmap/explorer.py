@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from klmap import explorer_data, explorer_plot, style
+from klmap import explorer_data, explorer_plot, likelihoods, style
 from klmap.errors import InputError
 from klmap.files import write_text
 
@@ -73,9 +73,12 @@ def page(payload: Mapping[str, Any]) -> str:
             *sentences(layout),
             *of_selection(payload),
             *of_likelihoods(payload),
+            *of_pmi(payload),
             *payload["notes"],
         ],
         responses="responses" in texts,
+        pmi="pmi" in texts,
+        pseudo=is_pseudo(kinds_of(payload)),
         ways="ways" in payload,
         beyond=f"{payload['beyond']:g}",
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
@@ -202,19 +205,49 @@ def of_selection(payload: Mapping[str, Any]) -> list[str]:
 
 
 def of_likelihoods(payload: Mapping[str, Any]) -> list[str]:
-    """What a map of models with likelihoods of different kinds must say; else nothing.
+    """What a map of models with likelihoods of different kinds, or of pseudo-likelihoods, must say.
 
     Args:
         payload: what :func:`klmap.explorer_data.payload` returns.
     """
-    columns = (one for one in payload["columns"] if one["name"] == "likelihood")
-    kinds: list[str] = next((column["levels"] for column in columns), [])
+    kinds = kinds_of(payload)
+    if is_pseudo(kinds):
+        return [
+            f"These are pseudo-likelihoods ({', '.join(kinds)}), no probabilities of texts. "
+            "What is called KL here has the unit of a KL divergence, and is none."
+        ]
     if len(kinds) < 2:
         return []
     words = f"{', '.join(kinds[:-1])} and {kinds[-1]}"
     return [
         f"Likelihoods of {len(kinds)} kinds are on this map ({words}): distances between models "
         "of different kinds are no KL divergences."
+    ]
+
+
+def kinds_of(payload: Mapping[str, Any]) -> list[str]:
+    """The kinds of likelihood on a map, the most frequent first; none where all are causal."""
+    columns = (one for one in payload["columns"] if one["name"] == "likelihood")
+    return next((list(column["levels"]) for column in columns), [])
+
+
+def is_pseudo(kinds: Sequence[str]) -> bool:
+    """Whether no likelihood on a map is the probability of a text."""
+    return bool(kinds) and not set(kinds) & set(likelihoods.OF_TEXTS)
+
+
+def of_pmi(payload: Mapping[str, Any]) -> list[str]:
+    """What a map of what prompts add must say; else nothing.
+
+    Args:
+        payload: what :func:`klmap.explorer_data.payload` returns.
+    """
+    if not payload["texts"].get("pmi"):
+        return []
+    return [
+        "This map is of what prompts add: of each response its log-likelihood behind its prompt, "
+        "less that without it (PMI). What is called KL here is the same formula of these numbers. "
+        "It has the unit of a KL divergence, and is none."
     ]
 
 

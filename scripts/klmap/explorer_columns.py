@@ -41,6 +41,8 @@ _KINDS = {
     "texts": "number",
     "bits_per_byte": "number",
     "mean_loglik": "number",
+    "pmi_bits_per_byte": "number",
+    "mean_pmi": "number",
     "noise_nats": "number",
 }
 _LABELS = {
@@ -51,8 +53,10 @@ _LABELS = {
     "license": "licence",
     "likelihood": "kind of likelihood",
     "mean_loglik": "mean log-likelihood (nats/text)",
+    "mean_pmi": "mean PMI (nats/response)",
     "noise_nats": "numerical noise (nats/text)",
     "overlength": "longer texts",
+    "pmi_bits_per_byte": "bits per byte that prompts add",
     "prefix": "first token",
     "texts": "scored texts",
     "tokens": "scored tokens",

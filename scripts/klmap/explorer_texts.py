@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from klmap import chosen, split
+from klmap.config_prompts import PMI
 from klmap.design import Design
 from klmap.errors import InputError
 from klmap.store import MatrixFile
@@ -28,17 +29,22 @@ def texts(
 
     Returns:
         ``name``, ``n``, ``mean_bytes``, ``sha256``, ``domains`` (D times ``name``, ``n``; of a
-        selection also ``share``, what part of all texts of the reference they stand for), and
-        ``responses``, true, where the texts are responses to prompts.
+        selection also ``share``, what part of all texts of the reference they stand for),
+        ``responses``, true, where the texts are responses to prompts, and ``pmi``, true, where the
+        map is of what these gain by their prompts.
     """
-    found = {
+    found: dict[str, Any] = {
         "name": name,
         "n": len(matrix.domain),
         "mean_bytes": matrix.mean_bytes,
         "sha256": matrix.texts_sha256,
         "domains": _domains(domains, matrix.design),
     }
-    return {**found, "responses": True} if "template" in manifest else found
+    if "template" in manifest:
+        found["responses"] = True
+    if matrix.vector == PMI:
+        found["pmi"] = True
+    return found
 
 
 def _domains(domains: split.Domains, design: Design | None) -> list[dict[str, Any]]:

@@ -58,10 +58,10 @@ def draw_layout(scene: Scene) -> Figure:
             axes.set_axis_off()
         charts.message(left, charts.SINGLE)
         return figure
-    _cloud(left, *pairs(scene.distances, scene.points))
+    _cloud(left, *pairs(scene.distances, scene.points), scene.distance)
     kept, nearest = neighbors_kept(scene.distances, scene.points)
     _plane(plane, scene.points, kept / nearest)
-    _bars(bars, kept, nearest)
+    _bars(bars, kept, nearest, scene.distance)
     return figure
 
 
@@ -118,7 +118,7 @@ def neighbors_kept(distances: Distances, points: Floats) -> tuple[Floats, int]:
     return kept.astype(np.float64), nearest
 
 
-def _cloud(axes: Axes, kl: Floats, apart: Floats) -> None:
+def _cloud(axes: Axes, kl: Floats, apart: Floats, called: str) -> None:
     x, y = np.clip(kl, *_RANGE), np.maximum(apart, _LEAST)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -131,12 +131,12 @@ def _cloud(axes: Axes, kl: Floats, apart: Floats) -> None:
             linewidths=0, vmin=0.3, zorder=2,
         )  # fmt: skip
     if len(x) >= _FEWEST_IN_BAND:
-        _band(axes, x, y)
+        _band(axes, x, y, called)
     title = "Pairs of models"
     if min(np.ptp(kl), np.ptp(apart)) > 0:
         title += f" (rank correlation {spearmanr(kl, apart).statistic:.2f})"
     axes.set_title(title, **_TITLE)
-    axes.set_xlabel("KL, bits/byte")
+    axes.set_xlabel(f"{called}, bits/byte")
     axes.set_ylabel("distance on the map, share of its width")
     for axis, values in ((axes.xaxis, x), (axes.yaxis, y)):
         if values.max() < _WIDE * values.min():
@@ -146,7 +146,7 @@ def _cloud(axes: Axes, kl: Floats, apart: Floats) -> None:
     style.graph(axes)
 
 
-def _band(axes: Axes, kl: Floats, apart: Floats) -> None:
+def _band(axes: Axes, kl: Floats, apart: Floats, called: str) -> None:
     """The median, and the middle 80 %, of the distances on the map of pairs with like KL."""
     edges = np.geomspace(kl.min(), kl.max() * (1 + 1e-9), _BINS + 1)
     middle = np.sqrt(edges[1:] * edges[:-1])
@@ -161,8 +161,8 @@ def _band(axes: Axes, kl: Floats, apart: Floats) -> None:
     axes.plot(middle, lines[0], color=style.INK, zorder=3, label="middle 80 %", **dashed)
     axes.plot(middle, lines[2], color=style.INK, zorder=3, **dashed)
     axes.legend(
-        loc="upper left", fontsize=8, handlelength=1.8, title="pairs of like KL", title_fontsize=8,
-        alignment="left",
+        loc="upper left", fontsize=8, handlelength=1.8, title=f"pairs of like {called}",
+        title_fontsize=8, alignment="left",
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def _plane(axes: Axes, points: Floats, share: Floats) -> None:
     )
 
 
-def _bars(axes: Axes, kept: Floats, nearest: int) -> None:
+def _bars(axes: Axes, kept: Floats, nearest: int, called: str) -> None:
     counts = np.bincount(kept.astype(int), minlength=nearest + 1)
     axes.bar(
         np.arange(nearest + 1), counts, color=_KEPT(np.arange(nearest + 1) / nearest), width=0.86
@@ -192,7 +192,7 @@ def _bars(axes: Axes, kept: Floats, nearest: int) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     axes.tick_params(labelsize=8, length=2)
     axes.set_xlabel(
-        f"of its {nearest} nearest by KL, how many are among its {nearest} nearest here"
+        f"of its {nearest} nearest by {called}, how many are among its {nearest} nearest here"
     )
     axes.set_ylabel("models")
     for side in ("top", "right"):

@@ -48,14 +48,22 @@ _LINE = 0.14
 _CHARACTERS = 175
 
 
+_PMI = "mean PMI, in bits/byte"
+
+
 def draw_map(scene: Scene) -> Figure:
     """The map, coloured by ``scene.color_by``."""
     named = _COLUMNS.get(scene.color_by, scene.color_by)
+    if scene.pmi and scene.color_by == "bits_per_byte":
+        named = _PMI
     return _map(scene, "Map of language models", scene.color_by, f"coloured by {named}")
 
 
 def draw_loglik(scene: Scene) -> Figure:
-    """The map, coloured by mean log-likelihood in bits per byte."""
+    """The map, coloured by mean log-likelihood in bits per byte; of PMI by what prompts add."""
+    if scene.pmi:
+        title = "The map by what prompts add"
+        return _map(scene, title, "bits_per_byte", f"coloured by {_PMI}")
     return _map(
         scene,
         "The map by mean log-likelihood",
@@ -89,7 +97,11 @@ def _map(
     scene: Scene, title: str, column: str, what: str, ellipses: Sequence[Ellipse] = ()
 ) -> Figure:
     method = scene.places[0].method
-    note = [_ELLIPSES if ellipses else _note(method), *textwrap.wrap(scene.faithful, _CHARACTERS)]
+    how = layout.METHODS.get(method, method)
+    if scene.pmi:
+        how = how.replace("KL", "distance")
+    near = _note(method, scene.pmi)
+    note = [_ELLIPSES if ellipses else near, *textwrap.wrap(scene.faithful, _CHARACTERS)]
     if scene.ringed:
         chance = _CHOICE + (_AMONG if scene.others_stay else ".")
         said = f"{scene.ringed}; {chance if ellipses else WIDER}"
@@ -98,7 +110,7 @@ def _map(
         11,
         8,
         title,
-        f"{scene.subject} · {layout.METHODS.get(method, method)}, {what}",
+        f"{scene.subject} · {how}, {what}",
         "\n".join(note),
     )
     axes = style.add_axes(figure, 0.3, 0.32 + _LINE * len(note), _SIDE, _TOP)
@@ -120,7 +132,7 @@ def _map(
     if len(scene.models) <= MOST_LABELS:
         _draw_labels(axes, scene, sizes, runs, pairs)
     if method == "pca" and len(scene.models) > 1:
-        _scale_bar(axes)
+        _scale_bar(axes, scene.distance)
     _legend(figure, scene, coloring, runs, bool(pairs))
     return figure
 
@@ -169,7 +181,7 @@ def _draw_ellipses(
     )
 
 
-def _scale_bar(axes: Axes) -> None:
+def _scale_bar(axes: Axes, distance: str) -> None:
     """The length of a round KL; under principal components squared length is bits/byte."""
     left, right = axes.get_xlim()
     longest = (0.2 * (right - left)) ** 2
@@ -182,7 +194,7 @@ def _scale_bar(axes: Axes) -> None:
     axes.text(
         1 - share / 2,
         -0.024,
-        f"KL {kl:g} bits/byte",
+        f"{distance} {kl:g} bits/byte",
         ha="center",
         va="top",
         size=8,
@@ -190,15 +202,16 @@ def _scale_bar(axes: Axes) -> None:
     )
 
 
-def _note(method: str) -> str:
+def _note(method: str, pmi: bool) -> str:
+    alike = "Near means alike in what prompts add." if pmi else "Near means alike in prediction."
     if method == "pca":
         return (
-            "Near means alike in prediction. Two components leave the others out: no pair is "
+            f"{alike} Two components leave the others out: no pair is "
             "nearer than it looks, some are farther."
         )
     name = "UMAP" if method == "umap" else "t-SNE"
     return (
-        f"Near means alike in prediction. {name} keeps who is whose neighbour; the size of gaps "
+        f"{alike} {name} keeps who is whose neighbour; the size of gaps "
         "between groups, and directions, mean nothing."
     )
 

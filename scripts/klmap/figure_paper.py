@@ -136,7 +136,11 @@ def paper_colors(models: Sequence[Model]) -> tuple[list[str], list[Entry]]:
 
 
 def draw_paper(scene: Scene) -> Figure:
-    """Two panels across a page: by family, and by mean log-likelihood in nats per text."""
+    """Two panels across a page: by family, and by mean log-likelihood in nats per text.
+
+    On a map of what prompts add the second is by mean PMI, in nats per text.
+    """
+    measure = "mean PMI" if scene.pmi else "mean log-likelihood"
     colors, entries = paper_colors(scene.models)
     labels = [f"{style.shorten(own.name, _LONGEST_NAME)} ({own.count:,})" for own in entries]
     columns = max(1, int(_PANEL[0] // (style.widest(labels, _FONT) + _HANDLE)))
@@ -147,7 +151,7 @@ def draw_paper(scene: Scene) -> Figure:
     figure = style.blank(_WIDTH, _TOP + _PANEL[1] + below, 300)
     by_family = _panel(figure, scene, _EDGE, below, "a", "by family")
     second = _WIDTH - _EDGE - _PANEL[0]
-    by_loglik = _panel(figure, scene, second, below, "b", "by mean log-likelihood")
+    by_loglik = _panel(figure, scene, second, below, "b", f"by {measure}")
     # The others first: they are the ground on which the families stand.
     order = sorted(range(len(colors)), key=lambda row: colors[row] != OTHERS)
     _points(by_family, scene.points[order], [colors[row] for row in order])
@@ -165,7 +169,7 @@ def draw_paper(scene: Scene) -> Figure:
     bar.outline.set_visible(False)
     bar.ax.xaxis.set_major_locator(MaxNLocator(5))
     bar.ax.tick_params(labelsize=_FONT, length=2, pad=1.5)
-    bar.set_label("mean log-likelihood, nats per text", size=_FONT, labelpad=2)
+    bar.set_label(f"{measure}, nats per text", size=_FONT, labelpad=2)
     figure.text(
         _EDGE / _WIDTH, 0.06 / height, "\n".join(said), size=_FONT, color=style.MUTED, va="bottom"
     )

@@ -42,8 +42,8 @@ def draw_dendrogram(scene: Scene) -> Figure:
     figure = style.new_figure(
         11,
         height,
-        "Which models predict alike",
-        f"{scene.subject} · average linkage on KL",
+        "Which models gain alike from prompts" if scene.pmi else "Which models predict alike",
+        f"{scene.subject} · average linkage on {scene.distance}",
         _note(scene, named) if supported else "",
     )
     names = [style.shorten(name, charts.LONGEST_NAME) for name in lineage.short_names(models)]
@@ -55,7 +55,7 @@ def draw_dendrogram(scene: Scene) -> Figure:
     )
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.set_yticks([])
-    _root_axis(axes, 2 * tree.height)
+    _root_axis(axes, 2 * tree.height, scene.distance)
     if len(models) == 1:
         charts.message(axes, charts.SINGLE)
     for position, row in enumerate(order if named else ()):
@@ -203,7 +203,7 @@ def _marks(
     charts.titled(figure, handles, "support of joins", left, top)
 
 
-def _root_axis(axes: Axes, highest: float) -> None:
+def _root_axis(axes: Axes, highest: float, called: str) -> None:
     """A square-root axis from the highest join on the left to 0 on the right."""
     top = max(math.sqrt(highest), 1e-3) * 1.03
     axes.set_xlim(top, 0)
@@ -213,5 +213,6 @@ def _root_axis(axes: Axes, highest: float) -> None:
         if far and math.sqrt(tick) <= top:
             kept.append(tick)
     axes.set_xticks([math.sqrt(tick) for tick in kept], [f"{tick:g}" for tick in kept], size=8)
-    axes.set_xlabel("mean KL where two groups join, bits/byte (square-root scale)", size=8.5)
+    label = f"mean {called} where two groups join, bits/byte (square-root scale)"
+    axes.set_xlabel(label, size=8.5)
     style.graph(axes, "x", left=False)

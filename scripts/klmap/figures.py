@@ -39,12 +39,13 @@ def draw(scene: Scene, folder: Path, names: Sequence[str]) -> None:
 
 def draw_heatmap(scene: Scene) -> Figure:
     """KL of all pairs in the order of the tree."""
-    return charts.heatmap(scene.models, scene.distances, scene.rooted, scene.subject)
+    scored = scene.models, scene.distances
+    return charts.heatmap(*scored, scene.rooted, scene.subject, scene.distance)
 
 
 def draw_checkpoints(scene: Scene) -> Figure:
     """KL of every checkpoint to the last one of its run."""
-    return charts.checkpoints(scene.models, scene.distances, scene.subject)
+    return charts.checkpoints(scene.models, scene.distances, scene.subject, scene.distance)
 
 
 def draw_domains(scene: Scene) -> Figure:

@@ -18,6 +18,10 @@ from klmap.errors import InputError
 CAUSAL = "causal"
 """The likelihood of a model that reads from left to right; what is meant where nothing is said."""
 
+OF_TEXTS = (CAUSAL, "prefix", "seq2seq")
+"""Kinds whose log-likelihood is the log-probability of a text, or of a response given its prompt,
+by the chain rule. Distances of all others, such as pseudo-likelihoods, are no KL divergences."""
+
 _FOLDER = Path(__file__).parent
 _FILES = _FOLDER.glob("scorer_as_*.py")
 

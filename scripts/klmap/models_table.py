@@ -15,6 +15,12 @@ from klmap.likelihoods import CAUSAL
 
 _LIKELIHOOD = "likelihood"
 
+PMI_COLUMNS = {"bits_per_byte": "pmi_bits_per_byte", "mean_loglik": "mean_pmi"}
+"""What stands in models.tsv instead, where the map is of what prompts add."""
+
+_PMI = "pmi"
+_MEASURES = (*PMI_COLUMNS, _PMI)
+
 FAILURE_COLUMNS = ("model", "id", "revision", "reason")
 
 
@@ -43,15 +49,18 @@ class Model:
         dtype: number format it was computed in.
         prefix: policy for the beginning-of-sequence token.
         overlength: policy for texts longer than the context.
-        bits_per_byte: mean code length of the texts; lower is better.
+        bits_per_byte: mean code length of the texts; lower is better. Of PMI what prompts add to
+            it, which is below 0 where they help.
         mean_loglik: mean log-likelihood, nats per text, before clipping; estimated for a model
-            that was scored on a selection of the texts alone.
+            that was scored on a selection of the texts alone. Of PMI its mean.
         texts: number of texts that it was scored on, None if unknown.
         tokens: scored tokens of all texts together, None if unknown.
         truncated: number of texts that were cut to the context length, None if unknown.
         noise_nats: RMS numerical error, nats per text, None if unknown.
         commit: the commit, or content hash, of the weights.
         likelihood: what stands for the log-likelihood of a text (:mod:`klmap.likelihoods`).
+        pmi: whether the map is of what responses gain by their prompts (PMI) instead of
+            log-likelihoods; in the table the names of columns say so.
     """
 
     model: str
@@ -80,6 +89,17 @@ class Model:
     noise_nats: float | None = None
     commit: str = ""
     likelihood: str = CAUSAL
+    pmi: bool = False
+
+    @property
+    def pmi_bits_per_byte(self) -> float:
+        """Bits per byte of the response that prompts save on average; higher: they help more."""
+        return 0.0 - self.bits_per_byte
+
+    @property
+    def mean_pmi(self) -> float:
+        """Mean PMI, nats per text, before clipping."""
+        return self.mean_loglik
 
     @property
     def step(self) -> float:
@@ -100,11 +120,15 @@ class Failure:
 def write_models(path: Path, models: Sequence[Model]) -> None:
     """Write models.tsv: one row per model, ``base_model`` joined by commas.
 
-    The column ``likelihood`` is left out where every one is causal.
+    The column ``likelihood`` is left out where every one is causal. Of PMI ``mean_loglik`` is
+    called ``mean_pmi``, and ``pmi_bits_per_byte`` stands for ``bits_per_byte`` with the sign
+    turned: the higher, the more prompts help.
     """
-    names = [item.name for item in fields(Model)]
+    names = [item.name for item in fields(Model) if item.name != _PMI]
     if all(row.likelihood == CAUSAL for row in models):
         names.remove(_LIKELIHOOD)
+    if any(row.pmi for row in models):
+        names = [PMI_COLUMNS.get(name, name) for name in names]
     write_tsv(path, names, ([_cell(getattr(row, name)) for name in names] for row in models))
 
 
@@ -140,14 +164,17 @@ def read_models(path: Path, expected: Sequence[str] | None = None) -> list[Model
 
 def _model(row: dict[str, str]) -> Model:
     row = {_LIKELIHOOD: CAUSAL, **row}
-    text = {item.name: row[item.name] for item in fields(Model)}
+    pmi = PMI_COLUMNS["bits_per_byte"] in row
+    text = {item.name: row[item.name] for item in fields(Model) if item.name not in _MEASURES}
+    bits, mean = (row[PMI_COLUMNS[name] if pmi else name] for name in PMI_COLUMNS)
     numbers: dict[str, Any] = {
         "parameters": int(text["parameters"]) if text["parameters"] else None,
         "noise_nats": float(text["noise_nats"]) if text["noise_nats"] else None,
         "layer": int(text["layer"]) if text["layer"] else None,
         "n_layers": int(text["n_layers"]) if text["n_layers"] else None,
-        "bits_per_byte": float(text["bits_per_byte"]),
-        "mean_loglik": float(text["mean_loglik"]),
+        "bits_per_byte": 0.0 - float(bits) if pmi else float(bits),
+        "mean_loglik": float(mean),
+        _PMI: pmi,
         "texts": int(text["texts"]) if text["texts"] else None,
         "tokens": int(text["tokens"]) if text["tokens"] else None,
         "truncated": int(text["truncated"]) if text["truncated"] else None,

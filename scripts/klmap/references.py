@@ -15,6 +15,7 @@ from typing import Any
 
 from klmap.config import Config
 from klmap.config_models import NAME_PATTERN
+from klmap.config_prompts import PMI
 from klmap.errors import ConfigError, InputError
 from klmap.files import read_json
 
@@ -96,10 +97,17 @@ def find(config: Config, texts: str, file: Path) -> Reference:
             f"{where}: {folder} is a selection itself, and its models lack most texts; name the "
             "reference that it was drawn from"
         )
+    edited = isinstance(recipe := manifest.get("recipe"), dict) and recipe.get("edits")
+    if manifest.get("vector") == PMI or edited:
+        what = "has edited prompts" if edited else "is of what prompts add (PMI)"
+        raise ConfigError(
+            f"{where}: {folder} {what}, and has no map of scores of its own that new models could "
+            "be placed on; name the text set that it follows from"
+        )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ConfigError(_unfinished(where, of, folder, f"{folder}/{missing[0]} is not there"))
-    if not isinstance(recipe := manifest.get("recipe"), dict):
+    if not isinstance(recipe, dict):
         raise ConfigError(f"{where}: {folder}/texts.json has no recipe; make it again")
     models = (folder / "index.tsv").read_bytes().count(b"\n") - 1
     longest = int(recipe.get("max_bytes") or 0)

@@ -68,6 +68,16 @@ class Scene:
         ]
 
     @property
+    def pmi(self) -> bool:
+        """Whether the map is of what responses gain by their prompts."""
+        return style.of_pmi(self.models)
+
+    @property
+    def distance(self) -> str:
+        """What a distance is called: of PMI it has the unit of a KL, and is none."""
+        return "PMI distance" if self.pmi else "KL"
+
+    @property
     def ringed(self) -> str:
         """Whom a ring marks; empty where no model was added through a selection."""
         if self.chosen is None or not self.added:
@@ -111,4 +121,5 @@ class Scene:
                 placed = f"none placed by {self.chosen.share} alone"
             return f"{count}, {placed} (“{self.texts}”, {self.chosen.words})"
         found = style.subject(len(self.models), self.distances.n_texts, self.texts)
+        found = found.replace(" · ", " · PMI of ", 1) if self.pmi else found
         return f"{found}, {self.distances.mean_bytes:,.0f} bytes each on average"

@@ -30,6 +30,7 @@ from klmap.store_file import (
     strings,
     writing,
 )
+from klmap.store_score import LOGLIK
 
 MATRIX_FORMAT = "klmap-matrix"
 KL_FORMAT = "klmap-kl"
@@ -57,6 +58,7 @@ class Matrix:
         complete: (K,) bool, whether a model was scored on all texts of the reference; left out,
             every model was. True of all where there is no design.
         selection: fingerprint of the text selection; empty without a design.
+        vector: what the rows are: ``loglik``, or ``pmi``, what responses gain by their prompts.
     """
 
     loglik: Floats
@@ -72,6 +74,7 @@ class Matrix:
     design: Design | None = None
     complete: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))
     selection: str = ""
+    vector: str = LOGLIK
 
     def __post_init__(self) -> None:
         """Fill in what was left out."""
@@ -166,6 +169,7 @@ class MatrixFile:
         design: how these texts stand for those of a reference; None for a text set of its own.
         complete: (K,) bool, whether a model was scored on all texts of the reference.
         selection: fingerprint of the text selection; empty without a design.
+        vector: what the rows are, ``loglik`` or ``pmi``.
     """
 
     def __init__(self, path: Path, file: h5py.File) -> None:
@@ -192,6 +196,7 @@ class MatrixFile:
         self.complete: Bools = file["complete"][:] if "complete" in file else everyone
         check_shape(path, "complete", self.complete, shape[:1])
         self.selection = str(file.attrs.get("selection", ""))
+        self.vector = str(file.attrs.get("vector", LOGLIK))
 
     @property
     def texts(self) -> int:
@@ -269,6 +274,8 @@ class MatrixWriter:
             self._file.create_dataset("noise", data=values["noise"], dtype=np.float64)
             for key in ("clip_quantile", "clip_threshold", "mean_bytes", "texts_sha256"):
                 self._file.attrs[key] = values[key]
+            if (vector := values.get("vector", LOGLIK)) != LOGLIK:
+                self._file.attrs["vector"] = vector
             if (design := values.get("design")) is not None:
                 write_design(self._file, design)
                 self._file.create_dataset("complete", data=values["complete"], dtype=np.bool_)

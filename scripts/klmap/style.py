@@ -153,13 +153,19 @@ def _differs(color: str, used: Sequence[str]) -> bool:
     return True
 
 
+def of_pmi(models: Sequence[Model]) -> bool:
+    """Whether a map is of what responses gain by their prompts instead of log-likelihoods."""
+    return any(model.pmi for model in models)
+
+
 def coloring(models: Sequence[Model], column: str) -> Coloring:
     """Colours by one column of models.tsv; markers are always by family.
 
     Args:
         models: the rows.
         column: ``family``, ``architecture`` or ``base_model`` for colours of their own,
-            ``parameters``, ``bits_per_byte`` or ``created_at`` for a colour bar.
+            ``parameters``, ``bits_per_byte`` or ``created_at`` for a colour bar. On a map of PMI
+            ``bits_per_byte`` is what prompts add, where higher is more help.
 
     Raises:
         InputError: there is no such column to colour by.
@@ -179,6 +185,9 @@ def coloring(models: Sequence[Model], column: str) -> Coloring:
     if column == "parameters":
         numbers = [math.nan if m.parameters is None else float(m.parameters) for m in models]
         return _continuous(numbers, each, legend, "parameters", logarithmic=True, ticks=decade_axis)
+    if column == "bits_per_byte" and of_pmi(models):
+        numbers = [model.pmi_bits_per_byte for model in models]
+        return _continuous(numbers, each, legend, "mean PMI: bits per byte that prompts add")
     if column == "bits_per_byte":
         numbers = [model.bits_per_byte for model in models]
         return _continuous(numbers, each, legend, "bits per byte (lower is better)")

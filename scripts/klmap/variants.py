@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from klmap import pairs
-from klmap.config_prompts import Edit, undone
+from klmap.config_prompts import PMI, Edit, undone
 from klmap.errors import InputError
 from klmap.files import atomic, read_json, sha256_of, write_json
 from klmap.log import logger
@@ -33,7 +33,7 @@ def build(
         texts: texts.jsonl of the text set that it follows from.
         manifest: texts.json beside it.
         edits: single edits in the order in which they are made; without any, the texts are those
-            of the base, byte for byte.
+            of the base, byte for byte, and the manifest says that their map is of PMI.
         recipe: of the variant, for its manifest.
         made: texts.jsonl and texts.json to write.
 
@@ -73,7 +73,9 @@ def build(
                 f"{texts}: the edits {given} leave every prompt as it is, so there is nothing to "
                 "compare; remove the edit, or give it something to change"
             )
-    about = {"sha256": sha256_of(made[0]), "recipe": dict(recipe)}
+    about: dict[str, Any] = {"sha256": sha256_of(made[0]), "recipe": dict(recipe)}
+    if not edits:
+        about["vector"] = PMI
     write_json(made[1], {**content, **about, **form.manifest(conversations)})
     logger.info("%d texts, %d of them with another prompt", len(base), changed)
 

@@ -15,7 +15,7 @@ const hideTip = () => { tip.hidden = true; };
 function modelTip(row, x, y) {
   const lines = [
     summary(row),
-    cell("bits_per_byte", row) === null ? "" : `${cell("bits_per_byte", row).toFixed(3)} ${PER_BYTE}`,
+    cell(BITS, row) === null ? "" : `${cell(BITS, row).toFixed(3)} ${BITS_UNIT}`,
     [shown("dtype", row), shown("revision", row), shown("variant", row)].filter(Boolean).join(" · "),
     added.has(row) ? `scored on ${scoredOn(row)}` : "",
     shown("base_model", row) ? `from ${shown("base_model", row)}` : "",
@@ -25,7 +25,7 @@ function modelTip(row, x, y) {
     if (found) lines.push(`KL ${withError(found.kl, found.se)} bits/byte from the selected`);
   }
   const extra = columns.get(state.color);
-  if (extra && !["family", "parameters", "created_at", "bits_per_byte", "dtype", "base_model"].includes(extra.name)) {
+  if (extra && !["family", "parameters", "created_at", BITS, "dtype", "base_model"].includes(extra.name)) {
     lines.push(`${extra.label}: ${shown(extra.name, row) || "unknown"}`);
   }
   const way = wayOf(row);

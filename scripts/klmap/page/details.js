@@ -29,6 +29,13 @@ if (responses) {
   HELP.bits = "Mean code length of the responses behind their prompts, per byte of the response. Lower is better.";
 }
 
+if (payload.texts.pmi) {
+  HELP.kl = "The formula of the KL divergence for what prompts add (PMI) instead of log-likelihoods: half the "
+    + "variance over responses of the difference of two models, in bits per byte. It is no KL divergence.";
+  HELP.bits = "Mean PMI: bits that the prompts save per byte of the response. Higher means that they help more; "
+    + "below 0 they are in the way.";
+}
+
 function button(text, onclick, more = {}) {
   return make("button", { type: "button", text, onclick, ...more });
 }
@@ -112,7 +119,7 @@ function domainChart(parts, { numbers }) {
     make("tbody", {}, ...rows));
 }
 
-const MAIN = ["family", "parameters", "created_at", "bits_per_byte", "likelihood", "dtype", "revision", "base_model"];
+const MAIN = ["family", "parameters", "created_at", BITS, "likelihood", "dtype", "revision", "base_model"];
 const rest = () => [...columns.values()].filter(({ name, task }) => !MAIN.includes(name) && task === undefined)
   .map(({ name }) => name);
 
@@ -123,7 +130,7 @@ function identity(rows, wanted) {
   return make("table", { class: rows.length > 1 ? "identity two" : "identity" },
     make("tbody", {}, ...lines.map((name) => {
       const { label } = columns.get(name);
-      const head = name === "bits_per_byte" ? term(label, HELP.bits) : make("span", { text: label });
+      const head = name === BITS ? term(label, HELP.bits) : make("span", { text: label });
       return make("tr", {}, make("th", { scope: "row" }, head),
         ...rows.map((row) => make("td", {}, ...contents(name, row))));
     })));

@@ -32,6 +32,9 @@ for (const packed of payload.columns) {
   if (packed.kind === "number" || packed.kind === "date") column.values = decode(packed.values);
   columns.set(packed.name, column);
 }
+/** The column that says how well texts are predicted, or how much prompts help; and its unit. */
+const BITS = payload.texts.pmi === true ? "pmi_bits_per_byte" : "bits_per_byte";
+const BITS_UNIT = BITS === "bits_per_byte" ? PER_BYTE : columns.get(BITS)?.label;
 if (responses && columns.has("bits_per_byte")) columns.get("bits_per_byte").label = PER_BYTE;
 
 /** A cell as text, a number (dates in days since 1970), or null if unknown. */

@@ -3,7 +3,7 @@
 const PAGE = 100;
 const TABLE = [
   ["model", "model"],
-  ...["family", ...(selection ? ["texts"] : []), "parameters", "created_at", "bits_per_byte", "mean_loglik", "dtype", "license"]
+  ...["family", ...(selection ? ["texts"] : []), "parameters", "created_at", BITS, "mean_loglik", "mean_pmi", "dtype", "license"]
     .filter((name) => columns.has(name)).map((name) => [name, columns.get(name).label]),
   ["@nearest", "nearest model"],
   ["@kl", "its KL, bits/byte"],
