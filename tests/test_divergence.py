@@ -23,8 +23,9 @@ from klmap.config import fingerprint
 from klmap.errors import InputError, PermanentFailure
 from klmap.files import read_json
 from klmap.scorer_as_causal import CausalModel
-from klmap.scorer_divergence import Job, Side
+from klmap.scorer_divergence import Job
 from klmap.scorer_load import load_weights
+from klmap.scorer_pair import Side
 from klmap.scorer_precision import prepare
 from klmap.scorer_run import make_plan, probe_texts
 from klmap.store_divergence import Divergence, read_divergence
@@ -60,8 +61,8 @@ def pair_job(
     spec = {"kind": "divergence", "number": number, "pair": [one.spec for one in made]}
     name = f"demo--m0~demo--m1.{fingerprint(spec)}.h5"
     job = Job(
-        (sides[0], sides[1]), made[0].texts, made[0].manifest, number, spec,
-        folder / "divergences" / name, device="cpu",
+        sides=(sides[0], sides[1]), texts=made[0].texts, manifest=made[0].manifest, number=number,
+        spec=spec, output=folder / "divergences" / name, device="cpu",
     )  # fmt: skip
     return dataclasses.replace(job, **changes)
 

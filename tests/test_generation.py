@@ -35,8 +35,8 @@ from klmap.files import read_tsv
 from klmap.generation import Generation, Measured, Pair, summarise
 from klmap.models_table import Model
 from klmap.scorer_as_causal import CausalModel
-from klmap.scorer_divergence import Side
 from klmap.scorer_load import load_weights
+from klmap.scorer_pair import Side
 from klmap.scorer_precision import prepare
 from klmap.scorer_samples import Job
 from klmap.store_samples import TEXT, TOKENS, Samples, read_samples
@@ -90,8 +90,8 @@ def pair_job(
     spec |= {"pair": [one.spec for one in made], **changes.pop("more", {})}
     name = f"demo--m0~demo--m1.{fingerprint(spec)}.h5"
     job = Job(
-        (sides[0], sides[1]), texts, manifest, number, samples, tokens, spec,
-        folder / "samples" / name, device="cpu",
+        sides=(sides[0], sides[1]), texts=texts, manifest=manifest, prompts=number,
+        samples=samples, tokens=tokens, spec=spec, output=folder / "samples" / name, device="cpu",
     )  # fmt: skip
     return dataclasses.replace(job, **changes)
 
@@ -328,11 +328,10 @@ def test_a_chat_template_writes_the_prompt_and_nothing_is_added_to_it(tmp_path: 
         for seed in (0, 1)
     ]  # fmt: skip
     job = pair_job(tmp_path, folders, prompts=[None, None], number=2)
-    from klmap.cards import read_card
     from klmap.texts import read_texts
 
     side = job.sides[0]
-    read = scorer_samples._reader(side, read_card(side.card), read_texts(job.texts))
+    read = scorer_samples._reader(side, False, read_texts(job.texts))
     assert read.prompts[0] == "<s>User: Tell me.\nAnswer:"
     assert read.ids[0].count(1) == 1
     assert read.ids[0][0] == 1

@@ -3,31 +3,26 @@
 Both models answer some prompts of a text set; then both say how likely all answers are. The mean
 of ``log p(y|x) - log q(y|x)`` over what the first one wrote is a Monte-Carlo estimate of
 ``KL(p || q)`` (Takase et al. 2026 compare estimates from log-likelihood vectors with such ones).
-``scorer_generate`` samples, ``scorer_responses`` reads and ``scorer_written`` scores; here stands
-what a job is asked for and what it writes.
+``scorer_pair`` has what every job of a pair needs, ``scorer_generate`` samples,
+``scorer_responses`` reads and ``scorer_written`` scores.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from huggingface_hub import constants
 
-from klmap import fetch, scorer_code, scorer_divergence, scorer_job, store_samples
-from klmap.cards import Card, read_card
-from klmap.config import fingerprint
-from klmap.errors import InputError, PermanentFailure, UnsupportedHere
-from klmap.files import read_json
+from klmap import scorer_pair, store_samples
+from klmap.cards import Card
+from klmap.errors import InputError, PermanentFailure
 from klmap.likelihoods import CAUSAL
 from klmap.log import logger
-from klmap.scorer_divergence import Side
+from klmap.scorer_pair import Side
 from klmap.store_samples import TEXT, TOKENS, Samples
 from klmap.texts import Text, read_texts
 
@@ -35,54 +30,25 @@ if TYPE_CHECKING:
     from klmap.scorer_responses import Reader
 
 
-@dataclass(frozen=True)
-class Job:
+@dataclass(frozen=True, kw_only=True)
+class Job(scorer_pair.Job):
     """What the job of one pair is asked to do.
 
     Attributes:
-        sides: the two models.
-        texts: texts.jsonl, of prompts and responses.
-        manifest: texts.json.
         prompts: how many, evenly spread over those that leave room for a response.
         samples: responses of each model to each prompt.
         tokens: most tokens of a response.
-        spec: settings that the fingerprint hashes.
-        output: ``<first>~<second>.<fingerprint>.h5``.
         temperature: by which logits are divided, when sampling and when scoring samples.
         seed: of the sampling.
         mauve: also store features of all responses.
-        skip_failures: write a file with status ``failed`` instead of raising.
-        refusal: why the machines that may be asked for do not hold both models; empty where they
-            do.
-        batch_tokens: tokens per batch; None chooses by device.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        threads: CPU threads.
     """
 
-    sides: tuple[Side, Side]
-    texts: Path
-    manifest: Path
     prompts: int
     samples: int
     tokens: int
-    spec: dict[str, Any]
-    output: Path
     temperature: float = 1.0
     seed: int = 42
     mauve: bool = False
-    skip_failures: bool = False
-    refusal: str = ""
-    batch_tokens: int | None = None
-    device: str = "auto"
-    threads: int = 1
-
-    @property
-    def named(self) -> scorer_job.Job:
-        """The pair as a job of one model, for what is kept of failures and checked of names."""
-        return scorer_job.Job(
-            self.sides[0].card, self.sides[0].weights, self.texts, self.manifest,
-            "~".join(side.model for side in self.sides), self.spec, self.output,
-        )  # fmt: skip
 
 
 def samples(job: Job) -> None:
@@ -96,92 +62,38 @@ def samples(job: Job) -> None:
         KlmapError: memory does not suffice.
         OSError: the machine's trouble; try again.
     """
-    named = job.named
-    scorer_job.check_name(named)
-    cards = [read_card(side.card) for side in job.sides]
-    sha256 = str(read_json(job.manifest).get("sha256"))
-    result = Samples(
-        job.sides[0].model, job.sides[1].model, [card.commit for card in cards], sha256,
-        fingerprint(job.spec), job.spec,
+    scorer_pair.run(
+        "samples", job, Samples, store_samples.read_samples, store_samples.write_samples,
+        lambda cards, result: _compute(job, cards, result),
     )  # fmt: skip
-    if _is_finished(job.output, result):
-        logger.info("%s: finished already", job.output)
-        return
+
+
+def _compute(job: Job, cards: Sequence[Card], result: Samples) -> None:
+    """Everything between the checks and the file."""
     texts = read_texts(job.texts, job.manifest)
     if not all(text.is_paired for text in texts):
         raise InputError(
             f"{job.texts}: texts without prompts; generation needs prompts to answer: give the "
             "text set prompt_bytes: or fields: with a prompt, or take generation: out of analyses:"
         )
-    both = dataclasses.replace(cards[0], commit="~".join(result.commits))
-    try:
-        scorer_job.raise_again(named, both, sha256)
-        with scorer_divergence.memory("samples"):
-            _compute(job, cards, texts, result)
-    except PermanentFailure as failure:
-        if not job.skip_failures:
-            if not isinstance(failure, UnsupportedHere):
-                scorer_job.leave_reason(named, both, sha256, str(failure))
-            raise
-        logger.error("%s", failure)
-        result.status, result.error = "failed", str(failure)
-    store_samples.write_samples(job.output, result)
-    if result.status == "ok":
-        named.failure.unlink(missing_ok=True)
-
-
-def _is_finished(path: Path, wanted: Samples) -> bool:
-    """Whether the samples are there, for these commits, texts and settings."""
-    if not path.is_file():
-        return False
-    try:
-        found = store_samples.read_samples(path)
-    except InputError as error:
-        logger.warning("%s; it is written again", error)
-        return False
-    same = all(
-        getattr(found, key) == getattr(wanted, key)
-        for key in ("commits", "texts_sha256", "fingerprint")
-    )
-    return same and found.status == "ok"
-
-
-def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Samples) -> None:
-    """Everything between the checks and the file."""
-    for side, card in zip(job.sides, cards, strict=True):
+    scorer_pair.begin(job, cards)
+    for side in job.sides:
         kind = side.spec.get("likelihood", CAUSAL)
-        reason = card.error or fetch.failure_in(side.weights)
-        if reason or kind != CAUSAL:
-            reason = reason or (
-                f"its likelihood is {kind}, and only models that read from left to right write "
-                "texts here; take the pair out of analyses.generation.pairs"
+        if kind != CAUSAL:
+            raise PermanentFailure(
+                f"{side.model}: its likelihood is {kind}, and only models that read from left to "
+                "right write texts here; take the pair out of analyses.generation.pairs"
             )
-            raise PermanentFailure(f"{side.model}: {reason}")
-    if job.refusal:
-        raise UnsupportedHere(job.refusal)
     began = time.monotonic()
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    constants.HF_HUB_OFFLINE = True  # read when huggingface_hub was imported
-    os.environ["RAYON_NUM_THREADS"] = str(job.threads)
-    if any(side.spec.get("remote_code") for side in job.sides):
-        scorer_code.isolate()
-    from klmap import (
-        scorer_load,
-        scorer_precision,
-        scorer_responses,
-        scorer_run,
-        scorer_written,
-    )
+    from klmap import scorer_precision, scorer_responses, scorer_run, scorer_written
 
     device = scorer_precision.prepare(job.device, job.threads)
-    readers = [_reader(side, card, texts) for side, card in zip(job.sides, cards, strict=True)]
-    limits = [scorer_load.context_of(side.weights) for side in job.sides]
-    limit = min((known for known in limits if known is not None), default=None)
+    allowed = scorer_pair.permitted(job, cards)
+    readers = [_reader(side, run, texts) for side, run in zip(job.sides, allowed, strict=True)]
+    limit = scorer_pair.limit_of(job)
     chosen, left_out = _chosen(job, readers, limit)
-    models, choices = scorer_divergence.load_pair(
-        job.sides, cards, [[reader.ids[place] for place in chosen] for reader in readers],
-        limit, device,
-    )  # fmt: skip
+    sequences = [[reader.ids[place] for place in chosen] for reader in readers]
+    models, choices = scorer_pair.load(job, cards, sequences, limit, device)
     columns = [scorer_responses.columns_of(model) for model in models]
     readers = [
         dataclasses.replace(reader, stops=[token for token in reader.stops if token < count])
@@ -214,24 +126,14 @@ def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Sam
     scorer_written.describe(result, kept, readers)
     if job.mauve:
         result.features = scorer_written.features_of(how, models[0], readers[0], kept)
-    result.attributes |= {
+    result.attributes = {
+        **scorer_pair.described(job, models, choices, limit, device, began),
         "scored_as": TOKENS if shared else TEXT,
         "prompts": len(chosen),
         "prompts_left_out": left_out,
         "unreadable": sum(item.unreadable for item in written),
         "left_out": len(written) - len(kept),
         "cache": cached,
-        "dtype": [model.dtype for model in models],
-        "dtype_choice": choices,
-        "head": [model.head_name for model in models],
-        "quantization": [side.spec.get("quantization") or "none" for side in job.sides],
-        "precision": [scorer_precision.switches(model) for model in models],
-        "context": -1 if limit is None else limit,
-        "device": scorer_precision.device_name(device),
-        "threads": job.threads,
-        "peak_memory": scorer_precision.peak_memory(device),
-        "software": scorer_job.software(),
-        "seconds": time.monotonic() - began,
     }
     logger.info(
         "%s~%s: %d responses to %d prompts, scored as %s, %d left out",
@@ -240,12 +142,11 @@ def _compute(job: Job, cards: Sequence[Card], texts: Sequence[Text], result: Sam
     )  # fmt: skip
 
 
-def _reader(side: Side, card: Card, texts: Sequence[Text]) -> Reader:
+def _reader(side: Side, remote_code: bool, texts: Sequence[Text]) -> Reader:
     """How one model reads the prompts."""
     from klmap import scorer_responses, tokens, tokens_chat
 
-    permitted = scorer_code.permit(side.weights, card, bool(side.spec.get("remote_code")))
-    tokenizer = tokens.load_tokenizer(side.weights, permitted)
+    tokenizer = tokens.load_tokenizer(side.weights, remote_code)
     bare = texts[0].prompt is None
     if bare:
         prompts = tokens_chat.render(
