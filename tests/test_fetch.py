@@ -62,6 +62,20 @@ def test_fetch_refuses_a_folder_that_changed(folder: Path, tmp_path: Path) -> No
     assert not (tmp_path / "weights").exists()
 
 
+def test_fetch_refuses_another_chat_template(folder: Path, tmp_path: Path) -> None:
+    template = folder / "chat_template.jinja"
+    template.write_text("{{ messages }}")
+    card = resolve.resolve("x/y", None, folder)
+    fetch.fetch(card, tmp_path / "weights", folder)
+    assert (tmp_path / "weights" / template.name).is_file()
+    template.write_text("{{ messages[0] }}")
+    with pytest.raises(InputError, match=r"another chat_template\.jinja.*snakemake refresh"):
+        fetch.fetch(card, tmp_path / "again", folder)
+    template.unlink()
+    with pytest.raises(InputError, match=r"chat_template\.jinja missing"):
+        fetch.fetch(card, tmp_path / "again", folder)
+
+
 def test_fetch_of_a_failed_card_hands_the_reason_on(tmp_path: Path) -> None:
     fetch.fetch(Card(id="x/y", error="gone"), tmp_path / "weights")
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["FAILED"]

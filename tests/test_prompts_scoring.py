@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,17 @@ from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from klmap import repository, scorer, scorer_divergence, store_score, tokens_chat, tokens_texts
+from klmap import (
+    cards,
+    fetch,
+    repository,
+    resolve,
+    scorer,
+    scorer_divergence,
+    store_score,
+    tokens_chat,
+    tokens_texts,
+)
 from klmap.errors import PermanentFailure
 from klmap.pairs import Form, Messages
 from klmap.scorer_as_causal import CausalModel
@@ -704,6 +715,54 @@ def test_the_template_is_kept_with_the_score_however_long(tmp_path: Path) -> Non
         )
     ]
     np.testing.assert_allclose(found.loglik, expected, atol=1e-3)
+
+
+def with_template(job: Any, model: Path, template: str | None) -> None:
+    """Give a model another chat template, and make its card and weights anew."""
+    file = model / "chat_template.jinja"
+    file.unlink(missing_ok=True)
+    if template is not None:
+        file.write_text(template)
+    card = resolve.resolve("demo/tiny", None, model)
+    cards.write_card(job.card, card)
+    shutil.rmtree(job.weights)
+    fetch.fetch(card, job.weights, model)
+
+
+@pytest.mark.parametrize("form", ["plain", "none", "model"])
+def test_another_template_scores_again_what_it_renders_and_nothing_else(
+    tmp_path: Path, form: str
+) -> None:
+    model = tiny_model(tmp_path / "model", "llama")
+    (model / "chat_template.jinja").write_text(CHATML)
+    if form == "plain":
+        job = make_job(tmp_path, model)
+    else:
+        job = paired_job(tmp_path, model, CONVERSATIONS, template=form)
+    first = scored(job)
+    assert ("chat_template_sha256" in first.attributes) == (form == "model")
+    before = job.output.read_bytes()
+    assert scored(job).commit == first.commit
+    assert job.output.read_bytes() == before, "with the same template nothing is done"
+    with_template(job, model, INST)
+    found = scored(job)
+    assert found.commit == first.commit
+    if form == "model":
+        assert found.chat_template == INST
+        assert not np.array_equal(found.loglik, first.loglik)
+    else:
+        assert job.output.read_bytes() == before
+
+
+def test_a_template_that_is_added_ends_the_failure_for_the_lack_of_one(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", "llama")
+    job = paired_job(tmp_path, model, CONVERSATIONS, template="model")
+    skipping = dataclasses.replace(job, skip_failures=True)
+    assert scored(skipping).status == "failed"
+    with pytest.raises(PermanentFailure, match="no chat template"):
+        scorer.score(job)
+    with_template(job, model, CHATML)
+    assert scored(skipping).status == "ok"
 
 
 def test_a_model_without_a_template_fails_for_good_with_the_way_out(tmp_path: Path) -> None:

@@ -60,6 +60,21 @@ def test_refresh_rewrites_only_what_moved(mapped: tuple[list[refresh.Source], Pa
     assert refresh.refresh(sources, folder) == []
 
 
+def test_refresh_rewrites_the_card_where_the_chat_template_is_another(
+    mapped: tuple[list[refresh.Source], Path],
+) -> None:
+    sources, folder = mapped
+    template = (sources[0].folder or Path()) / "chat_template.jinja"
+    commit = cards.read_card(folder / "one" / "card.json").commit
+    for text in ("{{ messages }}", "{{ messages[0] }}"):
+        template.write_text(text)
+        news = refresh.refresh(sources, folder)
+        found = [(item.source, item.change, item.detail) for item in news]
+        assert found == [("one", "moved", "another chat template")]
+        assert cards.read_card(folder / "one" / "card.json").commit == commit
+    assert refresh.refresh(sources, folder) == []
+
+
 def test_refresh_keeps_the_card_of_a_model_that_is_gone(
     mapped: tuple[list[refresh.Source], Path],
 ) -> None:

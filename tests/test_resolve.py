@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import re
@@ -21,6 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from klmap import cards, hub, repository, resolve
 from klmap.errors import InputError, KlmapError, PermanentFailure
+from klmap.files import read_json
 from tests import hub_models
 from tests.builders import CONTEXT, tiny_model
 from tests.hub_models import COMMIT, Klmap, shards
@@ -74,6 +76,19 @@ def test_card_follows_content_alone(folder: Path, tmp_path: Path) -> None:
     changed = resolve.resolve("x/y", None, moved)
     assert changed.commit != first.commit
     assert changed.tokenizer_sha256 != first.tokenizer_sha256
+
+
+def test_a_chat_template_is_named_and_changes_no_commit(folder: Path, tmp_path: Path) -> None:
+    plain = resolve.resolve("x/y", None, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    chat = resolve.resolve("x/y", None, folder)
+    assert (chat.commit, chat.tokenizer_sha256) == (plain.commit, plain.tokenizer_sha256)
+    assert chat.chat_template_sha256 == hashlib.sha256(b"{{ messages }}").hexdigest()
+    assert set(chat.names) - set(plain.names) == {"chat_template.jinja"}
+    for card, known in ((plain, False), (chat, True)):
+        cards.write_card(tmp_path / "card.json", card)
+        assert ("chat_template_sha256" in read_json(tmp_path / "card.json")) == known
+        assert cards.read_card(tmp_path / "card.json") == card
 
 
 def test_card_round_trip(folder: Path, tmp_path: Path) -> None:
@@ -227,6 +242,7 @@ def test_card_of_a_hub_model(klmap: Klmap, tmp_path: Path) -> None:
         "relation": "finetune",
         "gated": False,
         "active_parameters": None,
+        "chat_template_sha256": None,
         "private": False,
     }
     assert len(card.tokenizer_sha256 or "") == 64

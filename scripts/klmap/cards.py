@@ -17,7 +17,10 @@ from klmap.files import git_hash_of, read_json, sha256_of, write_json
 
 _RELATIONS = ("finetune", "merge", "adapter", "quantized")
 _TAG = "base_model:"
-_RARE = ("error", "state", "quantization", "relation", "gated", "private", "active_parameters")
+_RARE = (
+    *("error", "state", "quantization", "relation", "gated", "private", "active_parameters"),
+    "chat_template_sha256",
+)
 
 
 @dataclass
@@ -52,6 +55,10 @@ class Card:
         private: whether only some accounts of the Hub see the repository at all.
         active_parameters: parameters that work on one token of a mixture of experts; None where
             all do.
+        chat_template_sha256: hash of the chat template of a folder that has one in a file of its
+            own. ``commit`` does not follow from it, because texts without prompts do not; scores
+            under it compare this. On the Hub, and within tokenizer_config.json, templates are part
+            of ``commit``.
     """
 
     id: str
@@ -76,6 +83,7 @@ class Card:
     gated: bool = False
     private: bool = False
     active_parameters: int | None = None
+    chat_template_sha256: str | None = None
 
     @property
     def working_parameters(self) -> int:

@@ -108,13 +108,17 @@ def _link(target: Path, files: Mapping[str, Path]) -> None:
 
 
 def _check_folder(card: Card, folder: Path) -> None:
-    """The content hash of a folder must still be the card's commit."""
+    """The content hash of a folder must still be the card's commit, and its template the card's."""
     missing = [name for name in card.names if not (folder / name).is_file()]
-    commit = ""
+    commit, template = "", None
     if not missing:
-        commit = cards.digest((name, sha256_of(folder / name)) for name in card.names)[:40]
-    if commit != card.commit:
+        hashes = {name: sha256_of(folder / name) for name in card.names}
+        commit = repository.folder_commit(hashes)
+        template = hashes.get(repository.CHAT_TEMPLATE)
+    if (commit, template) != (card.commit, card.chat_template_sha256):
         found = f"{', '.join(missing)} missing" if missing else f"content {commit[:12]}"
+        if commit == card.commit:
+            found = f"another {repository.CHAT_TEMPLATE}"
         raise InputError(
             f"{folder}: changed since its card was made ({found}, the card says "
             f"{card.commit[:12]}); run `snakemake refresh`, then start again"

@@ -106,6 +106,7 @@ def merge_card(id: str, parents: Sequence[Card], weights: Sequence[float]) -> Ca
         gated=any(parent.gated for parent in parents),
         private=any(parent.private for parent in parents),
         active_parameters=first.active_parameters,
+        chat_template_sha256=first.chat_template_sha256,
     )
 
 

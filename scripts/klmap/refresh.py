@@ -138,11 +138,14 @@ def _ask_again(source: Source, folder: Path) -> News | None:
         kept = "" if old.error else "its card and its scores are kept: "
         known = new.error == old.error
         return None if known else News(source.name, new.state, f"{kept}{new.error}")
-    if new.commit == old.commit and not old.error:
+    template = new.chat_template_sha256 != old.chat_template_sha256
+    if new.commit == old.commit and not template and not old.error:
         return None
     cards.write_card(path, new)
     if old.error:
         return News(source.name, "usable again", f"commit {new.commit[:12]}")
+    if new.commit == old.commit:
+        return News(source.name, "moved", "another chat template")
     return News(source.name, "moved", f"{old.commit[:12]} -> {new.commit[:12]}")
 
 

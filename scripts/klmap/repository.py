@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from klmap import natives
+from klmap import cards, natives
 from klmap.cards import Card
 from klmap.config_models import ModelEntry
 from klmap.errors import PermanentFailure
@@ -163,6 +163,17 @@ def needed_files(
     code = [name for name in present if remote_code and name.endswith(_CODE_FILES)]
     small = {CHAT_TEMPLATE, *(["generation_config.json"] if encoder_decoder else [])} & present
     return sorted({"config.json", *weights, *tokenizer, *small, *code})
+
+
+def folder_commit(hashes: Mapping[str, str]) -> str:
+    """What stands for the commit of a folder: 40 hexadecimal digits of its content.
+
+    The chat template is left out, which only some text sets have a use for.
+
+    Args:
+        hashes: SHA-256 of each file that scoring needs, by its name.
+    """
+    return cards.digest(item for item in hashes.items() if item[0] != CHAT_TEMPLATE)[:40]
 
 
 def tokenizer_files(names: Iterable[str]) -> list[str]:

@@ -133,7 +133,8 @@ def _resolve_folder(card: Card, folder: Path, remote_code: bool, likelihood: str
         str(folder), config, card, remote_code=remote_code, likelihood=likelihood
     )
     hashes = {name: sha256_of(folder / name) for name in names}
-    card.commit = cards.digest(hashes.items())[:40]
+    card.commit = repository.folder_commit(hashes)
+    card.chat_template_sha256 = hashes.get(repository.CHAT_TEMPLATE)
     card.files = [
         {"name": name, "size": (folder / name).stat().st_size, "sha256": hashes[name]}
         for name in names

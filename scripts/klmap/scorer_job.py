@@ -26,6 +26,9 @@ SOFTWARE = (
 """Packages whose versions stand in every score file."""
 
 
+_TEMPLATE = "chat_template_sha256"
+
+
 @dataclass(frozen=True)
 class Job:
     """What one scoring job is asked to do.
@@ -138,6 +141,8 @@ def is_finished(job: Job, card: Card, sha256: str, *, failed_too: bool = False) 
         return False
     if found.attributes.get("selection") != selection_of(job):
         return False
+    if found.attributes.get(_TEMPLATE) != template_of(job, card):
+        return False
     kept = found.token_logprob is not None or not job.keep_tokens
     return kept if found.status == "ok" else failed_too
 
@@ -163,6 +168,7 @@ def identity(job: Job, card: Card, sha256: str) -> dict[str, Any]:
         "commit": card.commit,
         "texts_sha256": sha256,
         "software": software(),
+        **_named(_TEMPLATE, template_of(job, card)),
     }
 
 
@@ -185,6 +191,19 @@ def selection_of(job: Job) -> str | None:
     return described.get("fingerprint")
 
 
+def template_of(job: Job, card: Card) -> str | None:
+    """Hash of the file that the chat template is read from, where these scores depend on it.
+
+    None for texts that are not rendered by it, and where the commit follows from the template.
+    """
+    rendered = read_json(job.manifest).get("template") == "model"
+    return card.chat_template_sha256 if rendered else None
+
+
+def _named(key: str, value: str | None) -> dict[str, str]:
+    return {} if value is None else {key: value}
+
+
 def empty(job: Job, card: Card, sha256: str) -> store_score.Score:
     """A score that says what it is of, without numbers yet."""
     selection = selection_of(job)
@@ -199,6 +218,7 @@ def empty(job: Job, card: Card, sha256: str) -> store_score.Score:
             "prefix": job.spec["prefix"],
             "overlength": job.spec["overlength"],
             **{key: job.spec[key] for key in ("likelihood",) if key in job.spec},
-            **({} if selection is None else {"selection": selection}),
+            **_named("selection", selection),
+            **_named(_TEMPLATE, template_of(job, card)),
         },
     )
