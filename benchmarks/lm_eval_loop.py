@@ -2,7 +2,8 @@
 
 Runs in lm-eval's own virtual environment and imports nothing of klmap. lm-eval puts the
 beginning-of-sequence token in front of a text and scores every token behind it, as klmap does
-with ``prefix: bos``. Writes a JSON file.
+with ``prefix: bos``. Texts with prompts are requests of ``loglikelihood`` instead, the prompt being
+the context and the response the continuation. Writes a JSON file.
 """
 
 from __future__ import annotations
@@ -54,23 +55,30 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    texts = [json.loads(line)["text"] for line in arguments.texts.read_bytes().splitlines()]
+    rows = [json.loads(line) for line in arguments.texts.read_bytes().splitlines()]
+    paired = "prompt" in rows[0]
     model = TimedModel(
         pretrained=arguments.model,
         dtype=arguments.dtype,
         device=arguments.device,
         batch_size=arguments.batch_size,
     )
+    kind = "loglikelihood" if paired else "loglikelihood_rolling"
+    parts = ("prompt", "text") if paired else ("text",)
     requests = [
-        Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=number)
-        for number, text in enumerate(texts)
+        Instance(
+            request_type=kind, doc={}, arguments=tuple(row[part] for part in parts), idx=number
+        )
+        for number, row in enumerate(rows)
     ]
     first_batch = time.monotonic()
-    warm_up = model.tok_encode(texts[0])[:WARM_UP_TOKENS]
+    warm_up = model.tok_encode(rows[0]["text"])[:WARM_UP_TOKENS]
     model._model_call(torch.tensor([warm_up], device=arguments.device))
     model.first_call = None
-    logliks = model.loglikelihood_rolling(requests, disable_tqdm=True)
+    logliks = getattr(model, kind)(requests, disable_tqdm=True)
     end = time.monotonic()
+    if paired:
+        logliks = [value for value, _ in logliks]
     assert model.first_call is not None
     result = {
         "loglik": [float(value) for value in logliks],

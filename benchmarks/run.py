@@ -88,6 +88,14 @@ SECTIONS = {
         "kept, read through norm and head; both state dicts in memory; both log-softmaxes whole. "
         "Every way runs as a whole process.",
     ),
+    "prompts": (
+        "Prompts and responses",
+        "Random models on real pairs: texts of the environment of 600 to 1,024 bytes, cut behind "
+        "at most 256 bytes. The peers are the loop that people write, written out in "
+        "`benchmarks/prompt_loop.py` (one pair at a time; for masked models one masked copy at a "
+        "time), and `loglikelihood` of lm-eval in an environment of its own. Every way runs as a "
+        "whole process.",
+    ),
     "explorer": (
         "The page",
         "Made-up models on 2,000 texts of 22 domains. Pages are opened from the disk in headless "

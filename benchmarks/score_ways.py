@@ -149,14 +149,26 @@ class Way:
 
 @dataclass(frozen=True)
 class Klmap(Way):
-    """klmap, by the command that its workflow runs."""
+    """klmap, by the command that its workflow runs.
+
+    Attributes:
+        settings: of the score, beside those that all have.
+    """
+
+    settings: tuple[tuple[str, str | bool], ...] = ()
 
     def run(self, inputs: Inputs, folder: Path) -> Run:
+        # No text is longer than the context: what goes through the model is what is scored.
+        return self.measured(*self.scored(inputs, folder))
+
+    def scored(self, inputs: Inputs, folder: Path) -> tuple[Process, store_score.Score]:
+        """The process and what it wrote."""
         spec = {
             "id": "bench/model",
             "dtype": self.dtype,
             "prefix": "bos" if self.after_bos else "default",
             "overlength": "window",
+            **dict(self.settings),
         }
         score = folder / f"{MODEL}.{fingerprint(spec)}.h5"
         files = {
@@ -176,13 +188,22 @@ class Klmap(Way):
             ],
             folder / "log",
         )
-        result = store_score.read_score(score)
-        # No text is longer than the context: what goes through the model is what is scored.
+        return process, store_score.read_score(score)
+
+    @staticmethod
+    def measured(process: Process, result: store_score.Score, passed: int | None = None) -> Run:
+        """What is known of a run.
+
+        Args:
+            process: that ran.
+            result: what it wrote.
+            passed: tokens that went through the model; those that are scored by default.
+        """
         scored = int(result.n_scored.sum())
         return Run(
             seconds=process.seconds,
             startup=float(result.attributes.get("startup_seconds", np.nan)),
-            loop_seconds=scored / float(result.attributes["tokens_per_second"]),
+            loop_seconds=(passed or scored) / float(result.attributes["tokens_per_second"]),
             scored=scored,
             peak=process.peak,
             loglik=result.loglik,
