@@ -13,9 +13,8 @@ from torch import Tensor
 
 from klmap import scorer_run
 from klmap.arrays import Floats
-from klmap.log import Progress, logger
+from klmap.log import Progress
 from klmap.scorer_as_causal import CausalModel
-from klmap.scorer_load import raise_for_model
 
 CPU_LOGITS = 2**21
 """Logits of one model at a time on a CPU: 16 MiB in 64 bits."""
@@ -85,34 +84,20 @@ def by_token(
         PermanentFailure: a model's own code fails.
         torch.OutOfMemoryError: memory does not suffice for a single text.
     """
-    for model in models:
-        if model.head is None:
-            budget = min(budget, max(scorer_run.FALLBACK_LOGITS // model.rows, 1))
-        if model.mixes_batches:
-            budget = 1
+    budget = scorer_run.capped(models, budget)
     result = np.zeros((count, int(plan.offset[-1])))
-    start = 0
-    while start < len(plan.ordered):
-        batch = scorer_run.next_batch(plan.ordered, start, budget)
-        try:
-            found = _batch(models, plan, batch, values)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            budget = len(batch) // 2 * batch[0].length
-            torch.cuda.empty_cache()
-            logger.info("out of GPU memory: from here on %d tokens per batch", budget)
-            continue
-        except Exception as error:
-            raise_for_model(error, "a model fails on a text")
+
+    def compute(batch: Sequence[scorer_run.Piece], _: int) -> Floats:
+        return _batch(models, plan, batch, values)
+
+    for done in scorer_run.batches(plan.ordered, 0, budget, compute, "a model fails on a text"):
         filled = 0
-        for piece in batch:
+        for piece in done.pieces:
             place = slice(piece.offset, piece.offset + piece.scored)
-            result[:, place] = found[:, filled : filled + piece.scored]
+            result[:, place] = done.found[:, filled : filled + piece.scored]
             filled += piece.scored
-        start += len(batch)
         if progress is not None:
-            progress.add(sum(piece.length for piece in batch))
+            progress.add(done.tokens)
     return result
 
 

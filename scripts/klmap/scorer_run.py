@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +38,86 @@ FALLBACK_LOGITS = 2**28
 PROBE_TEXTS = 64
 """Texts scored twice for the error bar."""
 
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Found]):
+    """A batch that went through.
+
+    Attributes:
+        pieces: of the plan.
+        found: what was computed of them.
+        stop: how many pieces are done with it.
+        budget: padded tokens of the batches from here on.
+    """
+
+    pieces: Sequence[Piece]
+    found: Found
+    stop: int
+    budget: int
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return sum(piece.length for piece in self.pieces)
+
+
+def capped(models: Sequence[Model], budget: int) -> int:
+    """Padded tokens per batch that these models may have.
+
+    A model whose own head gives logits for every position has fewer, one that mixes the texts of a
+    batch has one text at a time.
+    """
+    for model in models:
+        if model.head is None:
+            budget = min(budget, max(FALLBACK_LOGITS // model.rows, 1))
+        if model.mixes_batches:
+            budget = 1
+    return budget
+
+
+def batches(
+    pieces: Sequence[Piece],
+    start: int,
+    budget: int,
+    compute: Callable[[Sequence[Piece], int], Found],
+    failure: str,
+) -> Iterator[Batch[Found]]:
+    """Run pieces through one or more models; a GPU out of memory halves the budget.
+
+    The batch that was too large is cut in two; what is done stays.
+
+    Args:
+        pieces: in the order in which they are run.
+        start: how many are done before.
+        budget: padded tokens per batch.
+        compute: given a batch and the number of its first piece.
+        failure: what is said where a model's own code fails.
+
+    Yields:
+        Each batch when it is done.
+
+    Raises:
+        PermanentFailure: a model's own code fails.
+        torch.OutOfMemoryError: memory does not suffice for a single text.
+    """
+    while start < len(pieces):
+        batch = next_batch(pieces, start, budget)
+        try:
+            found = compute(batch, start)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            budget = len(batch) // 2 * batch[0].length
+            torch.cuda.empty_cache()
+            logger.info("out of GPU memory: from here on %d tokens per batch", budget)
+            continue
+        except Exception as error:
+            raise_for_model(error, failure)
+        start += len(batch)
+        yield Batch(batch, found, start, budget)
+
 
 def score_tokens(
     model: Model,
@@ -66,10 +148,7 @@ def score_tokens(
         PermanentFailure: the model's own code fails.
         torch.OutOfMemoryError: memory does not suffice for a single text.
     """
-    if model.head is None:
-        budget = min(budget, max(FALLBACK_LOGITS // model.rows, 1))
-    if model.mixes_batches:
-        budget = 1
+    budget = capped([model], budget)
     pieces = plan.ordered
     precision = torch.float64 if model.dtype == "float64" else torch.float32
     result = torch.zeros(int(plan.offset[-1]), dtype=precision, device=model.output_device)
@@ -80,24 +159,16 @@ def score_tokens(
         result[:filled] = torch.from_numpy(state.values)
     if lens is not None:
         lens.begin(len(pieces), None if state is None else state.layers)
-    while start < len(pieces):
-        batch = next_batch(pieces, start, budget)
-        try:
-            values = _logprobs(model, plan, batch, lens, start)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            budget = len(batch) // 2 * batch[0].length
-            torch.cuda.empty_cache()
-            logger.info("out of GPU memory: from here on %d tokens per batch", budget)
-            continue
-        except Exception as error:
-            raise_for_model(error, "the model fails on a text")
-        result[filled : filled + len(values)] = values
-        filled += len(values)
-        start += len(batch)
+
+    def compute(batch: Sequence[Piece], place: int) -> torch.Tensor:
+        return _logprobs(model, plan, batch, lens, place)
+
+    for done in batches(pieces, start, budget, compute, "the model fails on a text"):
+        result[filled : filled + len(done.found)] = done.found
+        filled += len(done.found)
+        start, budget = done.stop, done.budget
         if progress is not None:
-            progress.add(sum(piece.length for piece in batch))
+            progress.add(done.tokens)
         if checkpoint is not None and checkpoint.due and start < len(pieces):
             checkpoint.save(start, budget, result[:filled].cpu().numpy(), _sums(lens, start))
     logprobs = result.cpu().numpy()
