@@ -9,18 +9,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from klmap import charts, style
-from klmap.figure_true_kl import COLORS, MANY, NAMES
+from klmap import charts, pair_charts, style
 from klmap.generation import Generation, Pair, Summary
 from klmap.log import logger
 from klmap.store_samples import TEXT
-from klmap.true_kl import CHECKPOINTS, OTHER, QUANTIZED, RELATIONS, TUNED, Correlation
+from klmap.true_kl import RELATIONS
 
 TITLES = {
     "map": "The estimate of the map",
@@ -36,9 +32,6 @@ LABELS = {
 }
 """Of their vertical axes."""
 
-_MARKERS = {QUANTIZED: "s", CHECKPOINTS: "o", TUNED: "^", OTHER: "D"}
-_BAND = "#e5e7eb"
-_FACTOR = 2.0
 _TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 30, "weight": "bold"}
 _SIDE, _LEGEND = 3.75, 2.5
 _LEFT, _BOTTOM, _TOP, _GAP, _LINE = 0.8, 0.85, 1.5, 0.9, 0.14
@@ -92,7 +85,13 @@ def draw(found: Generation, texts: str) -> Figure:
         _panel(axes, [pair for pair in known if _is_shown(pair, name)], name, limits)
         _corner(axes, found.summary(name))
     left = 1 - (_LEGEND - 0.25) / width
-    charts.titled(figure, _handles(known, panels), "pairs", left, 1 - _TOP / height)
+    as_text = any(pair.scored_as == TEXT for pair in known)
+    handles = pair_charts.legend(
+        [pair.relation for pair in known],
+        "two vocabularies:\nsamples read as text" if as_text else None,
+        "estimate = KL from samples" if {*panels} - {"mauve"} else None,
+    )
+    charts.titled(figure, handles, "pairs", left, 1 - _TOP / height)
     return figure
 
 
@@ -129,10 +128,8 @@ def _limits(pairs: Sequence[Pair], panels: Sequence[str]) -> tuple[float, float]
 def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, float]) -> None:
     """One quantity against the KL from samples."""
     if name != "mauve":
-        ends = np.array(limits)
-        axes.fill_between(ends, ends / _FACTOR, ends * _FACTOR, color=_BAND, linewidth=0, zorder=0)
-        axes.plot(ends, ends, color=style.MUTED, linewidth=1, zorder=1)
-    many = len(pairs) >= MANY
+        pair_charts.diagonal(axes, limits)
+    many = len(pairs) >= pair_charts.MANY
     for relation in RELATIONS:
         for hollow in (False, True):
             some = [
@@ -140,7 +137,7 @@ def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, fl
                 if pair.relation == relation and (pair.scored_as == TEXT) == hollow
             ]  # fmt: skip
             if some:
-                _points(axes, some, name, COLORS[relation], hollow, many)
+                _points(axes, some, name, pair_charts.COLORS[relation], hollow, many)
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.set_xlabel("KL from samples, bits/byte", size=8.5)
@@ -168,17 +165,9 @@ def _points(
     y = np.array([pair.quantity(name) for pair in pairs])
     across = np.array([pair.sampled.bits.se for pair in pairs])
     up = np.array([_error(pair, name) for pair in pairs])
-    # On a logarithmic axis a bar that reaches 0 would have no end.
-    bars = [
-        [np.minimum(error, 0.95 * values), error]
-        for values, error in ((x, np.nan_to_num(across)), (y, np.nan_to_num(up)))
-    ]
-    axes.errorbar(
-        x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=color, zorder=2,
-        elinewidth=0.6 if many else 1.0, alpha=0.2 if many else 0.6,
-    )  # fmt: skip
+    pair_charts.bars(axes, x, y, (np.nan_to_num(across), np.nan_to_num(up)), color, many)
     axes.plot(
-        x, y, _MARKERS[pairs[0].relation], markersize=3.5 if many else 6.5, zorder=3,
+        x, y, pair_charts.MARKERS[pairs[0].relation], markersize=3.5 if many else 6.5, zorder=3,
         markerfacecolor="white" if hollow else color,
         markeredgecolor=color if hollow else "white",
         markeredgewidth=(0.6 if many else 1.2) if hollow else (0.3 if many else 0.8),
@@ -195,48 +184,10 @@ def _corner(axes: Axes, row: Summary) -> None:
     """The correlations with their intervals, below the title of a panel."""
     if row.quantity == "mauve":
         count = f"{row.pairs:,} pair{'s' if row.pairs != 1 else ''}"
-        lines = f"{count}\ncorrelation of ranks {_words(row.spearman)}"
+        lines = f"{count}\ncorrelation of ranks {pair_charts.in_words(row.spearman)}"
     else:
         lines = (
-            f"correlation of logarithms {_words(row.pearson_log)}\nof ranks {_words(row.spearman)}"
+            f"correlation of logarithms {pair_charts.in_words(row.pearson_log)}\n"
+            f"of ranks {pair_charts.in_words(row.spearman)}"
         )
-    axes.annotate(
-        lines, (0, 1), xytext=(0, 4), xycoords="axes fraction",
-        textcoords="offset points", size=7, color=style.MUTED, va="bottom", linespacing=1.35,
-    )  # fmt: skip
-
-
-def _words(item: Correlation) -> str:
-    if math.isnan(item.value):
-        return "unknown"
-    if math.isnan(item.low):
-        return f"{item.value:.3f}"
-    return f"{item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
-
-
-def _handles(pairs: Sequence[Pair], panels: Sequence[str]) -> list[Artist]:
-    """The relations that are drawn, and what else there is to see."""
-    entries: list[Artist] = []
-    for relation in RELATIONS:
-        count = sum(pair.relation == relation for pair in pairs)
-        if count:
-            entries.append(
-                Line2D(
-                    [], [], linestyle="none", marker=_MARKERS[relation], markersize=6.5,
-                    color=COLORS[relation], markeredgecolor="white", markeredgewidth=0.5,
-                    label=f"{NAMES[relation]}  {count:,}",
-                )
-            )  # fmt: skip
-    if any(pair.scored_as == TEXT for pair in pairs):
-        entries.append(
-            Line2D(
-                [], [], linestyle="none", marker="o", markersize=6, markerfacecolor="white",
-                markeredgecolor=style.INK, label="two vocabularies:\nsamples read as text",
-            )
-        )  # fmt: skip
-    if {*panels} - {"mauve"}:
-        entries.append(
-            Line2D([], [], color=style.MUTED, linewidth=1, label="estimate = KL from samples")
-        )
-        entries.append(Patch(color=_BAND, label="within a factor of 2"))
-    return entries
+    pair_charts.below_title(axes, lines)

@@ -9,44 +9,13 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from klmap import charts, style
+from klmap import charts, pair_charts, style
 from klmap.log import logger
-from klmap.true_kl import (
-    CHECKPOINTS,
-    ESTIMATES,
-    OTHER,
-    QUANTIZED,
-    RELATIONS,
-    TUNED,
-    Correlation,
-    Pair,
-    Summary,
-    TrueKl,
-)
+from klmap.true_kl import ESTIMATES, RELATIONS, Pair, Summary, TrueKl
 
-NAMES = {
-    QUANTIZED: "two precisions of one",
-    CHECKPOINTS: "checkpoints of one run",
-    TUNED: "parent and child",
-    OTHER: "other pairs",
-}
-"""Of the relations, in the legend."""
-
-COLORS = {QUANTIZED: "#0072B2", CHECKPOINTS: "#E69F00", TUNED: "#009E73", OTHER: "#882255"}
-"""Told apart without colour vision, and by their marks."""
-
-MANY = 150
-"""From so many pairs on points are small, and bars pale."""
-
-_MARKERS = {QUANTIZED: "s", CHECKPOINTS: "o", TUNED: "^", OTHER: "D"}
-_BAND = "#e5e7eb"
-_FACTOR = 2.0
 _TITLE: dict[str, Any] = {"size": 10, "loc": "left", "pad": 30, "weight": "bold"}
 _WIDTH, _HEIGHT, _LEGEND = 11.7, 6.65, 2.45
 _LEFT, _BOTTOM, _TOP, _GAP = 0.8, 1.4, 1.5, 0.95
@@ -107,7 +76,13 @@ def draw(found: TrueKl, texts: str) -> Figure:
     left.set_ylabel("estimated KL, bits/byte", size=8.5)
     right.set_ylabel("estimated KL, tokens by themselves, bits/byte", size=8.5)
     top = 1 - _TOP / _HEIGHT
-    charts.titled(figure, _handles(known, shown[first]), "pairs", 1 - (_LEGEND - 0.2) / _WIDTH, top)
+    noisy = any(_is_below(pair, "map") for pair in shown[first])
+    handles = pair_charts.legend(
+        [pair.relation for pair in known],
+        "below numerical noise" if noisy else None,
+        "estimate = exact KL",
+    )
+    charts.titled(figure, handles, "pairs", 1 - (_LEGEND - 0.2) / _WIDTH, top)
     return figure
 
 
@@ -130,10 +105,8 @@ def _limits(pairs: Sequence[Pair], names: Sequence[str]) -> tuple[float, float]:
 
 def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, float]) -> None:
     """One estimate against the exact KL."""
-    ends = np.array(limits)
-    axes.fill_between(ends, ends / _FACTOR, ends * _FACTOR, color=_BAND, linewidth=0, zorder=0)
-    axes.plot(ends, ends, color=style.MUTED, linewidth=1, zorder=1)
-    many = len(pairs) >= MANY
+    pair_charts.diagonal(axes, limits)
+    many = len(pairs) >= pair_charts.MANY
     place = ESTIMATES.index(name)
     for relation in RELATIONS:
         for hollow in (False, True):
@@ -145,16 +118,11 @@ def _panel(axes: Axes, pairs: Sequence[Pair], name: str, limits: tuple[float, fl
                 continue
             x = np.array([pair.true.kl for pair in some])
             y = np.array([pair.estimates[place].kl for pair in some])
-            errors = np.array([[pair.true.se, pair.estimates[place].se] for pair in some]).T
-            # On a logarithmic axis a bar that reaches 0 would have no end.
-            bars = [[np.minimum(e, 0.95 * v), e] for v, e in zip((x, y), errors, strict=True)]
-            color = COLORS[relation]
-            axes.errorbar(
-                x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=color, zorder=2,
-                elinewidth=0.6 if many else 1.0, alpha=0.2 if many else 0.6,
-            )  # fmt: skip
+            across, up = np.array([[pair.true.se, pair.estimates[place].se] for pair in some]).T
+            color = pair_charts.COLORS[relation]
+            pair_charts.bars(axes, x, y, (across, up), color, many)
             axes.plot(
-                x, y, _MARKERS[relation], markersize=3.5 if many else 6, zorder=3,
+                x, y, pair_charts.MARKERS[relation], markersize=3.5 if many else 6, zorder=3,
                 markerfacecolor="white" if hollow else color,
                 markeredgecolor=color if hollow else "white",
                 markeredgewidth=0.3 if many and not hollow else 0.8,
@@ -181,45 +149,10 @@ def _is_below(pair: Pair, name: str) -> bool:
 def _corner(axes: Axes, row: Summary) -> None:
     """The correlations with their intervals, and the ratio, below the title of a panel."""
     lines = [
-        f"correlation {_words(row.pearson_log)} of logarithms, {_words(row.spearman)} of ranks",
+        f"correlation {pair_charts.in_words(row.pearson_log)} of logarithms, "
+        f"{pair_charts.in_words(row.spearman)} of ranks",
     ]
     if row.pairs:
         middle, low, high = (f"{value:.3g}" for value in row.quartiles)
         lines.insert(0, f"median {middle} times the exact KL (quartiles {low} and {high})")
-    axes.annotate(
-        "\n".join(lines), (0, 1), xytext=(0, 4), xycoords="axes fraction",
-        textcoords="offset points", size=7, color=style.MUTED, va="bottom", linespacing=1.35,
-    )  # fmt: skip
-
-
-def _words(item: Correlation) -> str:
-    if math.isnan(item.value):
-        return "unknown"
-    if math.isnan(item.low):
-        return f"{item.value:.3f}"
-    return f"{item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
-
-
-def _handles(pairs: Sequence[Pair], shown: Sequence[Pair]) -> list[Artist]:
-    """The relations that are drawn, and what else there is to see."""
-    entries: list[Artist] = []
-    for relation in RELATIONS:
-        count = sum(pair.relation == relation for pair in pairs)
-        if count:
-            entries.append(
-                Line2D(
-                    [], [], linestyle="none", marker=_MARKERS[relation], markersize=6.5,
-                    color=COLORS[relation], markeredgecolor="white", markeredgewidth=0.5,
-                    label=f"{NAMES[relation]}  {count:,}",
-                )
-            )  # fmt: skip
-    if any(_is_below(pair, "map") for pair in shown):
-        entries.append(
-            Line2D(
-                [], [], linestyle="none", marker="o", markersize=6, markerfacecolor="white",
-                markeredgecolor=style.INK, label="below numerical noise",
-            )
-        )  # fmt: skip
-    entries.append(Line2D([], [], color=style.MUTED, linewidth=1, label="estimate = exact KL"))
-    entries.append(Patch(color=_BAND, label="within a factor of 2"))
-    return entries
+    pair_charts.below_title(axes, "\n".join(lines))
