@@ -27,11 +27,7 @@ from klmap.geometry import features
 from klmap.layout import Report
 from klmap.log import logger
 from klmap.mixture import Mixture
-
-COLUMNS = ("group", "model", "step", "x", "y", "label")
-
-MOST_HELD = 4000
-"""Models of the map among which others are placed; of more, evenly spaced ones."""
+from klmap.ways import COLUMNS, MOST_HELD, evenly, projection
 
 
 def find(found: Gathered, mixtures: Sequence[Mixture], places: Floats, report: Report) -> Floats:
@@ -50,9 +46,7 @@ def find(found: Gathered, mixtures: Sequence[Mixture], places: Floats, report: R
         InputError: a file is truncated.
     """
     ways = np.full((len(mixtures), 2, 2), np.nan)
-    rows = np.arange(len(places))
-    if len(rows) > MOST_HELD:
-        rows = np.round(np.linspace(0, len(rows) - 1, MOST_HELD)).astype(np.intp)
+    rows = evenly(np.arange(len(places)), MOST_HELD)
     held = mixture.centred(found.loglik(rows))
     for number, each in enumerate(mixtures):
         others = rows != each.plan.base
@@ -73,13 +67,9 @@ def _placed(points: Floats, places: Floats, report: Report) -> Floats:
     """(2, 2) places of the last two points among all others, which have theirs."""
     held, new = points[:-2], points[-2:]
     if report.method == "pca":
-        # Of all linear maps that give the places of the models, the smallest.
-        middle, centre = held.mean(axis=0), places.mean(axis=0)
-        around = held - middle
-        inverse = np.linalg.pinv(around @ around.T, rcond=1e-10, hermitian=True)
-        return np.asarray(
-            centre + (new - middle) @ around.T @ inverse @ (places - centre), np.float64
-        )
+        middle = held.mean(axis=0)
+        axes = projection(held - middle, places)
+        return np.asarray(places.mean(axis=0) + (new - middle) @ axes.T, np.float64)
     settings = Settings(metric=report.metric, perplexity=report.perplexity)
     squared = np.stack([np.square(held - point).sum(axis=1) for point in new])
     return fixed.among(squared, places, settings, fixed.scale_of(held, places, settings))

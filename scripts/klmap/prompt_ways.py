@@ -31,11 +31,7 @@ from klmap.layout import Report
 from klmap.log import Progress, logger
 from klmap.prompt_edits import Edited
 from klmap.prompts import Edit
-
-COLUMNS = ("group", "model", "step", "x", "y", "label")
-
-MOST_HELD = 4000
-"""Models of the map among which others are placed; of more, evenly spaced ones."""
+from klmap.ways import COLUMNS, MOST_HELD, evenly, projection
 
 MOST_PLACED = 2000
 """Models that have ways; of more, evenly spaced ones."""
@@ -70,8 +66,8 @@ def find(some: Edited, places: Floats, report: Report) -> Ways:
     count = int(some.found.on_map.sum())
     if len(places) != count:
         raise InputError(f"layout.tsv: {len(places)} places for {count} models; run again")
-    held = _evenly(np.arange(count), MOST_HELD)
-    moved = _evenly(np.flatnonzero(some.under[:, :count].any(axis=0)), MOST_PLACED)
+    held = evenly(np.arange(count), MOST_HELD)
+    moved = evenly(np.flatnonzero(some.under[:, :count].any(axis=0)), MOST_PLACED)
     end = np.full((len(some.names), len(moved), 2), np.nan)
     if count > 1:
         mean, points = _held(some, held)
@@ -93,12 +89,6 @@ def find(some: Edited, places: Floats, report: Report) -> Ways:
     return Ways(moved, places[moved], end)
 
 
-def _evenly(rows: Rows, most: int) -> Rows:
-    """So many of the rows at most, evenly spaced."""
-    kept = np.linspace(0, len(rows) - 1, min(len(rows), most))
-    return np.asarray(rows[np.round(kept).astype(np.intp)], np.intp)
-
-
 def _held(some: Edited, rows: Rows) -> tuple[Floats, Floats]:
     """(N,) mean of the models that are held, nats, and (n, N) the rest, root of bits per byte."""
     points = np.empty((len(rows), some.texts))
@@ -118,9 +108,7 @@ class _Placed:
     def __init__(self, points: Floats, places: Floats, report: Report) -> None:
         self.points, self.places = points, places
         if report.method == "pca":
-            # Of all linear maps that give the places of the models, the smallest.
-            inverse = np.linalg.pinv(points @ points.T, rcond=1e-10, hermitian=True)
-            self.axes: Floats | None = (inverse @ (places - places.mean(axis=0))).T @ points
+            self.axes: Floats | None = projection(points, places)
             return
         self.axes = None
         self.norms = np.square(points).sum(axis=1)
