@@ -293,6 +293,8 @@ def test_the_page_of_what_prompts_add_says_so(tmp_path: Path, html: str) -> None
     assert "This map is of what prompts add" in page
     assert "lower is better" not in page.partition("<script")[0]
     assert "near means alike in what prompts add" in page
+    assert "when prompts make the same responses more likely to them, and the same less." in page
+    assert "when they find the same texts likely and the same unlikely." in html
     assert "This map is of what prompts add" not in html
     assert "lower is better.</li>" in html
     assert "pmi" not in data_of(html)["texts"]
