@@ -205,7 +205,7 @@ def responses(job: Job) -> None:
         print()
         if key == job.sizes.models[0]:
             borders(fresh, klmap, ways)
-        pmi(fresh)
+            pmi(fresh)
         shutil.rmtree(fresh.root)
     if reason:
         print(f"{reason}.")
@@ -354,8 +354,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--models", nargs="+", choices=("7m", "135m"), default=["7m", "135m"])
-    parser.add_argument("--pairs", type=json.loads, default={"7m": 112, "135m": 14})
-    parser.add_argument("--masked", type=int, default=12, help="texts of the masked model")
+    parser.add_argument("--pairs", type=json.loads, default={"7m": 64, "135m": 10})
+    parser.add_argument("--masked", type=int, default=8, help="texts of the masked model")
     parser.add_argument("--map-models", type=int, default=1018)
     parser.add_argument("--map-texts", type=int, default=10_000)
     parser.add_argument(
