@@ -369,6 +369,23 @@ def test_gathered_models_are_those_of_the_map_and_then_the_others(both: Related)
         np.testing.assert_allclose(floor, expected)
 
 
+def test_models_off_the_map_of_another_kind_of_likelihood_are_left_out(both: Related) -> None:
+    *on, off_matrix, off_models = paths(both)
+    with gathered(*on, off_matrix, off_models) as found:
+        names = [model.model for model in found.models]
+        values = found.raw(range(len(names)))
+        first = int(found.on_map.sum())
+    assert len(names) > first + 1
+    rows = models_table.read_models(off_models, names[first:])
+    rows[0] = dataclasses.replace(rows[0], likelihood="masked")
+    models_table.write_models(off_models, rows)
+    with gathered(*on, off_matrix, off_models) as found:
+        assert [model.model for model in found.models] == names[:first] + names[first + 1 :]
+        kept = np.delete(values, first, axis=0)
+        assert (found.raw(range(len(found.models))) == kept).all()
+        assert len(found.noise) == len(found.on_map) == len(kept)
+
+
 def test_without_models_off_the_map_it_is_the_map(both: Related) -> None:
     matrix, models = paths(both)[:2]
     with gathered(matrix, models) as found:

@@ -48,7 +48,8 @@ def gathered(models: list[Model], values: Floats, noise: float = 0.01, **more: o
             "models": models, "on_map": np.ones(len(models), np.bool_),
             "noise": np.full(len(models), noise), "domain": ["x"] * texts, "n_bytes": n_bytes,
             "mean_bytes": float(n_bytes.mean()), "design": None, "clip_threshold": -1e9,
-            "parts": [InMemory(values, ["x"] * texts)], **more,
+            "parts": [InMemory(values, ["x"] * texts)],
+            "places": [(0, row) for row in range(len(models))], **more,
         }
     )  # type: ignore[arg-type]  # fmt: skip
 

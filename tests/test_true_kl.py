@@ -173,7 +173,7 @@ def against(divergence: Divergence) -> Pair:
     texts = len(divergence.text)
     found = Gathered(
         [], np.zeros(0, np.bool_), np.zeros(0), ["all"] * texts, np.full(texts, 700, np.int32),
-        700.0, None, -math.inf, [],
+        700.0, None, -math.inf, [], [],
     )  # fmt: skip
     return true_kl.compare(found, divergence)
 

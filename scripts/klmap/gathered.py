@@ -18,6 +18,7 @@ from klmap import geometry
 from klmap.arrays import Bools, Floats, Ints, Rows
 from klmap.design import Design
 from klmap.errors import InputError
+from klmap.log import logger
 from klmap.models_table import Model, read_models
 from klmap.store import MatrixFile, open_matrix
 
@@ -36,6 +37,7 @@ class Gathered:
         design: how the texts stand for those of a reference; None for a text set of its own.
         clip_threshold: nats; lower values count as this one, for all K alike.
         parts: the open files.
+        places: of each model, the number of its file and the row there.
     """
 
     models: list[Model]
@@ -47,6 +49,7 @@ class Gathered:
     design: Design | None
     clip_threshold: float
     parts: Sequence[MatrixFile]
+    places: Sequence[tuple[int, int]]
 
     def raw(self, rows: Sequence[int] | Rows) -> Floats:
         """(R, N) log-likelihoods of some models as they are scored, nats.
@@ -55,9 +58,8 @@ class Gathered:
             InputError: a file is truncated.
         """
         found = np.empty((len(rows), len(self.domain)))
-        first = len(self.parts[0].model)
         for place, row in enumerate(rows):
-            part, inside = (0, row) if row < first else (1, row - first)
+            part, inside = self.places[row]
             found[place] = self.parts[part].loglik(inside, inside + 1)[0]
         return found
 
@@ -93,9 +95,21 @@ def gathered(
     with ExitStack() as stack:
         parts = [stack.enter_context(open_matrix(matrix))]
         rows = read_models(models, parts[0].model)
+        places = [(0, row) for row in range(len(rows))]
         if offmap is not None and offmap_models is not None:
             parts.append(stack.enter_context(open_matrix(offmap)))
-            rows += read_models(offmap_models, parts[1].model)
+            kinds = {row.likelihood for row in rows}
+            others = read_models(offmap_models, parts[1].model)
+            # What another kind of likelihood says has no KL with what stands on the map.
+            kept = [row for row, other in enumerate(others) if other.likelihood in kinds]
+            if len(kept) < len(others):
+                logger.warning(
+                    "%d models off the map are of another kind of likelihood than those on it, and "
+                    "are left out",
+                    len(others) - len(kept),
+                )
+            rows += [others[row] for row in kept]
+            places += [(1, row) for row in kept]
             if parts[1].texts_sha256 != parts[0].texts_sha256:
                 raise InputError(
                     f"{offmap}: of other texts than {matrix} (sha256 {parts[1].texts_sha256[:12]} "
@@ -104,11 +118,12 @@ def gathered(
         yield Gathered(
             models=rows,
             on_map=np.arange(len(rows)) < len(parts[0].model),
-            noise=np.concatenate([part.noise for part in parts]),
+            noise=np.array([parts[part].noise[row] for part, row in places]),
             domain=parts[0].domain,
             n_bytes=parts[0].n_bytes,
             mean_bytes=parts[0].mean_bytes,
             design=parts[0].design,
             clip_threshold=parts[0].clip_threshold,
             parts=parts,
+            places=places,
         )

@@ -121,7 +121,7 @@ def run(
     cards = [read_card(side.card) for side in job.sides]
     sha256 = str(read_json(job.manifest).get("sha256"))
     result = make(
-        job.sides[0].model, job.sides[1].model, [card.commit for card in cards], sha256,
+        job.sides[0].model, job.sides[1].model, [_commit(named, card) for card in cards], sha256,
         fingerprint(job.spec), job.spec,
     )  # fmt: skip
     if _is_finished(job.output, result, read):
@@ -142,6 +142,12 @@ def run(
     write(job.output, result)
     if result.status == "ok":
         named.failure.unlink(missing_ok=True)
+
+
+def _commit(named: scorer_job.Job, card: Card) -> str:
+    """Commit of a model, with the file of its chat template where texts are rendered by that."""
+    template = scorer_job.template_of(named, card)
+    return card.commit if template is None else f"{card.commit}+{template[:12]}"
 
 
 def _is_finished(path: Path, wanted: PairFile, read: Callable[[Path], F]) -> bool:
