@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from klmap import cards, quantization, repository, resolve, scorer_quantized, scorer_unpack
+from klmap import cards, quantization, recognition, resolve, scorer_quantized, scorer_unpack
 from klmap.errors import PermanentFailure
 from tests.builders import tiny_model
 
@@ -572,14 +572,14 @@ def test_other_methods_are_refused_by_name(settings: dict[str, Any], message: st
         {"text_config": {"quantization_config": settings}},
     ):
         with pytest.raises(PermanentFailure, match=message) as error:
-            repository.recognise("org/model", config)
+            recognition.recognise("org/model", config)
         assert str(error.value).startswith("org/model: the stored weights are already quantised")
         assert quantization.WAY_OUT in str(error.value)
 
 
 def test_unquantised_configurations() -> None:
-    assert repository.recognise("x", {"quantization_config": None}) is None
-    assert repository.recognise("x", {}) is None
-    found = repository.recognise("x", {"quantization_config": {"load_in_8bit": True}})
+    assert recognition.recognise("x", {"quantization_config": None}) is None
+    assert recognition.recognise("x", {}) is None
+    found = recognition.recognise("x", {"quantization_config": {"load_in_8bit": True}})
     assert found is not None
     assert found.label == "bitsandbytes-int8"
