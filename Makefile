@@ -39,15 +39,18 @@ demo: setup ## Train two dozen tiny models, score them and draw their map; no ne
 	@echo "The map is finished. Open:"
 	@ls results/demo/map.html results/demo/figures/*.png results/demo/neighbors.tsv results/demo/models.tsv | sed 's/^/  /'
 
-# Two processes: whole workflows mostly wait, the rest mostly computes.
-WORKFLOWS := $(wildcard tests/test_slurm.py tests/test_*_workflow.py tests/test_demo.py)
+# Three processes: whole workflows mostly wait, the rest mostly computes.
+WORKFLOWS := $(wildcard tests/test_*_workflow.py)
+MACHINES := $(wildcard tests/test_slurm.py tests/test_demo.py)
 
 test: setup ## Run the tests.
-	@log=$$(mktemp); \
-	$(BIN)/python -m pytest $(WORKFLOWS) > "$$log" 2>&1 & workflows=$$!; \
-	$(BIN)/python -m pytest tests $(WORKFLOWS:%=--ignore=%); rest=$$?; \
-	echo "The tests of whole workflows:"; wait $$workflows; status=$$?; \
-	cat "$$log"; rm -f "$$log"; exit $$((rest ? rest : status))
+	@logs=$$(mktemp -d); \
+	$(BIN)/python -m pytest $(WORKFLOWS) > "$$logs/workflows" 2>&1 & workflows=$$!; \
+	$(BIN)/python -m pytest $(MACHINES) > "$$logs/machines" 2>&1 & machines=$$!; \
+	$(BIN)/python -m pytest tests $(WORKFLOWS:%=--ignore=%) $(MACHINES:%=--ignore=%); status=$$?; \
+	echo "The tests of SLURM and of the demo:"; wait $$machines || status=1; cat "$$logs/machines"; \
+	echo "The tests of whole workflows:"; wait $$workflows || status=1; cat "$$logs/workflows"; \
+	rm -rf "$$logs"; exit $$status
 
 lint: setup ## Check style, types and the workflow.
 	$(BIN)/ruff check .
