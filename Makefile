@@ -40,8 +40,9 @@ demo: setup ## Train two dozen tiny models, score them and draw their map; no ne
 	@ls results/demo/map.html results/demo/figures/*.png results/demo/neighbors.tsv results/demo/models.tsv | sed 's/^/  /'
 
 # Three processes: whole workflows mostly wait, the rest mostly computes.
-WORKFLOWS := $(wildcard tests/test_*_workflow.py)
-MACHINES := $(wildcard tests/test_slurm.py tests/test_demo.py)
+# What starts a SLURM stands together, because there can be one at a time.
+MACHINES := $(wildcard tests/test_slurm.py tests/test_selection_workflow.py tests/test_demo.py)
+WORKFLOWS := $(filter-out $(MACHINES),$(wildcard tests/test_*_workflow.py))
 
 test: setup ## Run the tests.
 	@logs=$$(mktemp -d); \
