@@ -619,7 +619,8 @@ def test_what_is_read_from_a_file_is_what_its_class_says() -> None:
         kind, found = likelihoods.kind(name), scorer_kind.find(name)
         assert issubclass(found, Model)
         assert found.__name__ == kind.class_name
-        for key in ("loads", "means", "heads", "encoder_decoder", "needs_prompts", "reads_layers"):
+        flags = ("encoder_decoder", "needs_prompts", "reads_layers", "own_specials")
+        for key in ("loads", "means", "heads", *flags):
             default = likelihoods.Kind("", "", "", "")
             assert getattr(found, key, getattr(default, key)) == getattr(kind, key), (name, key)
 

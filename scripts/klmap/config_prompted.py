@@ -15,9 +15,6 @@ from klmap.likelihoods import CAUSAL
 
 Place = list[Any]
 
-NO_PREFIX = ("masked", "seq2seq")
-"""Kinds of likelihood that leave special tokens to the tokenizer."""
-
 
 def problems(config: Config) -> Iterator[tuple[Place, str]]:
     """Where in the configuration something is wrong, and what, with the fix."""
@@ -112,7 +109,7 @@ def _suited(config: Config) -> Iterator[tuple[Place, str]]:
             if (name := config.likelihood(entry)) == CAUSAL:
                 continue
             kind = likelihoods.kind(name)
-            if (entry.prefix or config.scoring.prefix) == "bos" and name in NO_PREFIX:
+            if (entry.prefix or config.scoring.prefix) == "bos" and kind.own_specials:
                 yield (
                     ["models", number],
                     f"prefix: bos has no meaning for likelihood: {name}, whose special tokens are "

@@ -43,6 +43,8 @@ class Kind:
         encoder_decoder: whether such a model is an encoder-decoder.
         needs_prompts: whether only responses to prompts can be scored.
         reads_layers: whether ``layers:`` works.
+        own_specials: whether special tokens are the tokenizer's alone, so that ``prefix: bos`` has
+            no meaning.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Kind:
     encoder_decoder: bool = False
     needs_prompts: bool = False
     reads_layers: bool = False
+    own_specials: bool = False
 
 
 def kind(name: str, folder: Path = _FOLDER) -> Kind:

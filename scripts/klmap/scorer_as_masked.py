@@ -80,6 +80,7 @@ class MaskedModel(Model):
     loads: ClassVar[str] = "AutoModelForMaskedLM"
     means: ClassVar[str] = "a masked language model, by its pseudo-log-likelihood"
     heads: ClassVar[tuple[str, ...]] = ("ForMaskedLM", "WithLMHeadModel", "ForPreTraining")
+    own_specials: ClassVar[bool] = True
 
     def __init__(self, model: Any, tokenizer: TextTokenizer | None = None) -> None:
         super().__init__(model, tokenizer)

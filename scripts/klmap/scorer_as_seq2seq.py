@@ -52,6 +52,7 @@ class Seq2SeqModel(Model):
     heads: ClassVar[tuple[str, ...]] = ("ForConditionalGeneration", "LMHeadModel", "Model")
     encoder_decoder: ClassVar[bool] = True
     needs_prompts: ClassVar[bool] = True
+    own_specials: ClassVar[bool] = True
 
     def __init__(self, model: Any, tokenizer: TextTokenizer | None = None) -> None:
         super().__init__(model, tokenizer)
